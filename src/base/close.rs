@@ -1,0 +1,204 @@
+//! Why a connection ended: the one list of reasons, with what each means to the peer, to the
+//! metrics and to the log.
+//!
+//! Invariant: a connection has exactly one reason, counted once and logged once, when its slot is
+//! freed.
+
+/// Why a connection ended.
+///
+/// Codes below 3000 are RFC 6455 (section 7.4.1); 3000–3499 ask the client to come back and
+/// 3500–3999 not to, as the Centrifugo client libraries understand them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The peer ended the WebSocket with a close handshake.
+    Normal,
+    /// The peer ended its stream without a close handshake.
+    Gone,
+    /// The transport failed.
+    Reset,
+    /// Plain HTTP was answered and the connection is done.
+    Answered,
+    /// The request was answered with a 4xx or 5xx status that ends the connection.
+    Refused,
+    /// There was no room for one more connection.
+    Capacity,
+    /// No complete request came in time.
+    HandshakeTimeout,
+    /// The peer broke the WebSocket protocol.
+    Protocol,
+    /// Text or a close reason was not UTF-8.
+    InvalidPayload,
+    /// A message was over the limit.
+    TooBig,
+    /// The daemon is ending.
+    Shutdown,
+    /// The send queue was full.
+    Slow,
+    /// Queued bytes made no progress in time.
+    WriteTimeout,
+    /// The peer was silent for too long.
+    NoPong,
+    /// The request could not be understood or did not fit the connection.
+    BadRequest,
+    /// Too many rooms for one connection.
+    ChannelLimit,
+    /// The room is not open to this user, or the connection may not publish.
+    PermissionDenied,
+    /// The daemon failed.
+    Internal,
+}
+
+/// How loud the log line of an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Happens all day.
+    Ordinary,
+    /// The peer did something wrong.
+    Notable,
+    /// An operator should look when it happens often.
+    Warning,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of the metrics.
+    pub const ALL: [Self; 18] = [
+        Self::Normal,
+        Self::Gone,
+        Self::Reset,
+        Self::Answered,
+        Self::Refused,
+        Self::Capacity,
+        Self::HandshakeTimeout,
+        Self::Protocol,
+        Self::InvalidPayload,
+        Self::TooBig,
+        Self::Shutdown,
+        Self::Slow,
+        Self::WriteTimeout,
+        Self::NoPong,
+        Self::BadRequest,
+        Self::ChannelLimit,
+        Self::PermissionDenied,
+        Self::Internal,
+    ];
+
+    /// The close code sent to the peer; `None` where no close frame is sent.
+    #[must_use]
+    pub fn code(self) -> Option<u16> {
+        Some(match self {
+            Self::Normal
+            | Self::Gone
+            | Self::Reset
+            | Self::Answered
+            | Self::Refused
+            | Self::Capacity
+            | Self::HandshakeTimeout => return None,
+            Self::Protocol => 1002,
+            Self::InvalidPayload => 1007,
+            Self::TooBig => 1009,
+            Self::Internal => 1011,
+            Self::Shutdown => 3001,
+            Self::Slow => 3008,
+            Self::WriteTimeout => 3009,
+            Self::NoPong => 3012,
+            Self::BadRequest => 3501,
+            Self::ChannelLimit => 3505,
+            Self::PermissionDenied => 3507,
+        })
+    }
+
+    /// The words sent with the code.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Normal => "closed by peer",
+            Self::Gone => "peer went away",
+            Self::Reset => "connection reset",
+            Self::Answered => "request answered",
+            Self::Refused => "request refused",
+            Self::Capacity => "over capacity",
+            Self::HandshakeTimeout => "handshake timeout",
+            Self::Protocol => "protocol error",
+            Self::InvalidPayload => "invalid UTF-8",
+            Self::TooBig => "message too big",
+            Self::Shutdown => "shutdown",
+            Self::Slow => "slow",
+            Self::WriteTimeout => "write error",
+            Self::NoPong => "no pong",
+            Self::BadRequest => "bad request",
+            Self::ChannelLimit => "channel limit",
+            Self::PermissionDenied => "permission denied",
+            Self::Internal => "internal server error",
+        }
+    }
+
+    /// The value of the `reason` label in metrics and of `reason=` in the log.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Gone => "gone",
+            Self::Reset => "reset",
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Capacity => "capacity",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::Protocol => "protocol",
+            Self::InvalidPayload => "invalid_payload",
+            Self::TooBig => "too_big",
+            Self::Shutdown => "shutdown",
+            Self::Slow => "slow",
+            Self::WriteTimeout => "write_timeout",
+            Self::NoPong => "no_pong",
+            Self::BadRequest => "bad_request",
+            Self::ChannelLimit => "channel_limit",
+            Self::PermissionDenied => "permission_denied",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// How loud its log line is.
+    #[must_use]
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::Normal | Self::Gone | Self::Reset | Self::Answered | Self::Shutdown => {
+                Severity::Ordinary
+            }
+            Self::Refused
+            | Self::HandshakeTimeout
+            | Self::Protocol
+            | Self::InvalidPayload
+            | Self::TooBig
+            | Self::NoPong
+            | Self::BadRequest
+            | Self::ChannelLimit
+            | Self::PermissionDenied => Severity::Notable,
+            Self::Capacity | Self::Slow | Self::WriteTimeout | Self::Internal => Severity::Warning,
+        }
+    }
+
+    /// The reason's place in [`CloseReason::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_place_label_and_code() {
+        let mut labels = std::collections::HashSet::new();
+        let mut codes = std::collections::HashSet::new();
+        for (place, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), place);
+            assert!(labels.insert(reason.label()), "{reason:?}");
+            assert!(!reason.text().is_empty() && reason.text().len() <= 123);
+            if let Some(code) = reason.code() {
+                assert!(codes.insert(code), "{reason:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Every bound of the program, in one place, with its unit in its name.
+//!
+//! Owns: the numbers and the rules between them ([`Limits::check`]).
+//! Never: reads options; `ops::config` builds a `Limits` and asks it to check itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Glob;
+
+/// The bounds a running daemon keeps. Fields that have an option are named after it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `--max-connections`: connections on the public listeners.
+    pub connections_max: usize,
+    /// `--max-connections-per-ip`: the same from one address; 0 is no bound.
+    pub connections_per_ip_max: usize,
+    /// Connections on the admin listener.
+    pub admin_connections_max: usize,
+    /// Connections over `connections_max` that are kept just long enough to answer 503.
+    pub refusals_max: usize,
+    /// Largest HTTP request head, in bytes.
+    pub head_bytes_max: usize,
+    /// `--handshake-timeout`: from accept to upgraded or answered.
+    pub handshake_timeout: Duration,
+    /// `--max-message-size`: one inbound message, in bytes.
+    pub message_bytes_max: usize,
+    /// `--max-rooms-per-connection`: rooms asked for by one connection, its personal room aside.
+    pub rooms_per_connection_max: usize,
+    /// `--inbound-queue`: messages of one connection waiting for a worker.
+    pub inbound_messages_max: usize,
+    /// `--outbound-queue`: publications queued for one connection.
+    pub outbound_publications_max: usize,
+    /// `--outbound-queue-size`: the same in bytes.
+    pub outbound_bytes_max: usize,
+    /// `--lossy-room`: rooms in which a full queue skips instead of closing.
+    pub lossy_rooms: Vec<Glob>,
+    /// `--write-timeout`: queued bytes without progress.
+    pub write_timeout: Duration,
+    /// `--ping-interval`; `None` turns pings and the pong timeout off.
+    pub ping_interval: Option<Duration>,
+    /// `--pong-timeout`: silence that ends a connection.
+    pub pong_timeout: Duration,
+    /// `--heartbeat-interval`; `None` turns heartbeats off.
+    pub heartbeat_interval: Option<Duration>,
+    /// `--heartbeat-text`: what raw connections receive.
+    pub heartbeat_text: Box<str>,
+    /// `--batch-interval`: how long publications of a room are gathered.
+    pub batch_interval: Duration,
+    /// How long a connection may linger after its close frame.
+    pub close_linger: Duration,
+    /// Jobs waiting for one worker.
+    pub jobs_max: usize,
+    /// Effects waiting for the loop, all workers together.
+    pub effects_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 100_000,
+            connections_per_ip_max: 0,
+            admin_connections_max: 256,
+            refusals_max: 64,
+            head_bytes_max: 8 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            message_bytes_max: 64 << 10,
+            rooms_per_connection_max: 128,
+            inbound_messages_max: 1000,
+            outbound_publications_max: 1000,
+            outbound_bytes_max: 1 << 20,
+            lossy_rooms: Vec::new(),
+            write_timeout: Duration::from_secs(10),
+            ping_interval: Some(Duration::from_secs(54)),
+            pong_timeout: Duration::from_secs(60),
+            heartbeat_interval: None,
+            heartbeat_text: "heartbeat".into(),
+            batch_interval: Duration::ZERO,
+            close_linger: Duration::from_secs(3),
+            jobs_max: 4096,
+            effects_max: 4096,
+        }
+    }
+}
+
+/// What a room promises its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Every publication, or the connection is closed.
+    Reliable,
+    /// Publications may be skipped, counted.
+    Lossy,
+}
+
+/// A rule between bounds that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitError {
+    /// The option to change.
+    pub option: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What must hold.
+    pub rule: String,
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}: {}", self.option, self.value, self.rule)
+    }
+}
+
+impl std::error::Error for LimitError {}
+
+impl Limits {
+    /// Largest bound in bytes that may be asked for; frames end to end are indexed by `u32`.
+    pub const BYTES_CEILING: usize = 1 << 30;
+
+    /// Shortest time a deadline may have; the timer wheel's tick is 16 ms.
+    pub const DURATION_FLOOR: Duration = Duration::from_millis(20);
+
+    /// What a room with this name promises its members.
+    #[must_use]
+    pub fn delivery(&self, room: &str) -> Delivery {
+        if self.lossy_rooms.iter().any(|glob| glob.matches(room)) {
+            Delivery::Lossy
+        } else {
+            Delivery::Reliable
+        }
+    }
+
+    /// Payload bytes of one connection that may wait for a worker; a message is always let in
+    /// when none waits.
+    #[must_use]
+    pub fn inbound_bytes_max(&self) -> usize {
+        (4 * self.message_bytes_max).max(256 << 10)
+    }
+
+    /// Most publications merged into one write: half a queue, so that a queue below its half
+    /// always takes one merge more.
+    #[must_use]
+    pub fn merge_publications_max(&self) -> usize {
+        (self.outbound_publications_max / 2).max(1)
+    }
+
+    /// The same in bytes.
+    #[must_use]
+    pub fn merge_bytes_max(&self) -> usize {
+        self.outbound_bytes_max / 2
+    }
+
+    /// Checks the bounds, each by itself and against each other.
+    ///
+    /// # Errors
+    /// The first rule that does not hold, with the option to change.
+    pub fn check(&self) -> Result<(), LimitError> {
+        self.check_counts()?;
+        self.check_sizes()?;
+        self.check_durations()
+    }
+
+    fn check_counts(&self) -> Result<(), LimitError> {
+        for (option, value) in [
+            ("--max-connections", self.connections_max),
+            ("--max-rooms-per-connection", self.rooms_per_connection_max),
+            ("--inbound-queue", self.inbound_messages_max),
+            ("--outbound-queue", self.outbound_publications_max),
+        ] {
+            if value == 0 {
+                return Err(error(option, value, "must be at least 1".into()));
+            }
+            // Counts travel as `u32`.
+            if value > Self::BYTES_CEILING {
+                return Err(error(
+                    option,
+                    value,
+                    format!("must be at most {}", Self::BYTES_CEILING),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), LimitError> {
+        for (option, value) in [
+            ("--max-message-size", self.message_bytes_max),
+            ("--outbound-queue-size", self.outbound_bytes_max),
+        ] {
+            if value == 0 || value > Self::BYTES_CEILING {
+                return Err(error(
+                    option,
+                    value,
+                    "must be between 1 byte and 1GiB".into(),
+                ));
+            }
+        }
+        if self.outbound_bytes_max / 2 < self.message_bytes_max {
+            return Err(error(
+                "--outbound-queue-size",
+                self.outbound_bytes_max,
+                format!(
+                    "must be at least twice --max-message-size, which is {}",
+                    self.message_bytes_max
+                ),
+            ));
+        }
+        if self.heartbeat_text.is_empty() || self.heartbeat_text.len() > 4096 {
+            return Err(error(
+                "--heartbeat-text",
+                &*self.heartbeat_text,
+                "must have 1 to 4096 bytes".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_durations(&self) -> Result<(), LimitError> {
+        for (option, value) in [
+            ("--handshake-timeout", Some(self.handshake_timeout)),
+            ("--write-timeout", Some(self.write_timeout)),
+            ("--ping-interval", self.ping_interval),
+            ("--heartbeat-interval", self.heartbeat_interval),
+        ] {
+            if value.is_some_and(|value| value < Self::DURATION_FLOOR) {
+                return Err(error(
+                    option,
+                    format!("{:?}", value.unwrap_or_default()),
+                    format!("must be at least {:?}", Self::DURATION_FLOOR),
+                ));
+            }
+        }
+        if self.batch_interval > Duration::from_secs(10) {
+            return Err(error(
+                "--batch-interval",
+                format!("{:?}", self.batch_interval),
+                "must be at most 10s".into(),
+            ));
+        }
+        match self.ping_interval {
+            Some(interval) if self.pong_timeout <= interval => Err(error(
+                "--pong-timeout",
+                format!("{:?}", self.pong_timeout),
+                format!("must exceed --ping-interval, which is {interval:?}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn error(option: &'static str, value: impl ToString, rule: String) -> LimitError {
+    LimitError {
+        option,
+        value: value.to_string(),
+        rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Limits)) -> &'static str {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        limits.check().expect_err("must be refused").option
+    }
+
+    #[test]
+    fn defaults_hold() {
+        assert_eq!(Limits::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn each_rule_names_its_option() {
+        assert_eq!(refused(|l| l.connections_max = 0), "--max-connections");
+        assert_eq!(
+            refused(|l| l.rooms_per_connection_max = 0),
+            "--max-rooms-per-connection"
+        );
+        assert_eq!(refused(|l| l.inbound_messages_max = 0), "--inbound-queue");
+        assert_eq!(
+            refused(|l| l.outbound_publications_max = 0),
+            "--outbound-queue"
+        );
+        assert_eq!(refused(|l| l.message_bytes_max = 0), "--max-message-size");
+        assert_eq!(
+            refused(|l| l.message_bytes_max = 1 << 20),
+            "--outbound-queue-size"
+        );
+        assert_eq!(
+            refused(|l| l.outbound_bytes_max = 2 << 30),
+            "--outbound-queue-size"
+        );
+        assert_eq!(
+            refused(|l| l.heartbeat_text = "".into()),
+            "--heartbeat-text"
+        );
+        assert_eq!(
+            refused(|l| l.write_timeout = Duration::ZERO),
+            "--write-timeout"
+        );
+        assert_eq!(
+            refused(|l| l.batch_interval = Duration::from_secs(11)),
+            "--batch-interval"
+        );
+        assert_eq!(
+            refused(|l| l.pong_timeout = Duration::from_secs(54)),
+            "--pong-timeout"
+        );
+        let limits = Limits {
+            ping_interval: None,
+            pong_timeout: Duration::from_secs(1),
+            ..Limits::default()
+        };
+        assert_eq!(limits.check(), Ok(()));
+    }
+}

@@ -1,0 +1,21 @@
+//! Words everybody uses: identifiers, positions, close reasons, bounds, time as a value.
+//!
+//! Floor 0. Uses the standard library only and never touches a socket, a thread or a clock.
+
+mod close;
+mod glob;
+mod id;
+mod limits;
+mod origin;
+mod position;
+mod prng;
+mod time;
+
+pub use close::{CloseReason, Severity};
+pub use glob::Glob;
+pub use id::{ConnId, NameError, RoomName, UserId};
+pub use limits::{Delivery, LimitError, Limits};
+pub use origin::{AllowedOrigins, OriginError, OriginPattern};
+pub use position::{Epoch, Offset, Position};
+pub use prng::Prng;
+pub use time::Now;

@@ -1,0 +1,29 @@
+//! roomcast: a self-hosted WebSocket push server.
+//!
+//! The modules stand on floors; a module names only modules below it. `docs/ARCHITECTURE.md` draws
+//! the map and `tests/floors.rs` keeps it true.
+//!
+//! | floor | modules | what they are |
+//! |---|---|---|
+//! | 0 | [`base`] | words everybody uses |
+//! | 1 | [`wire`], [`timer`], [`conn`], [`room`], [`auth`], [`exchange`] | pure parts |
+//! | 2 | [`hub`], [`shard`] | the two brains, without sockets, threads or clocks |
+//! | 3 | `net`, `worker`, [`ops`] | thin shells around the outside world |
+//! | 4 | [`daemon`] | puts them together |
+
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod base;
+mod clock;
+pub mod conn;
+pub mod daemon;
+pub mod exchange;
+pub mod hub;
+mod net;
+pub mod ops;
+pub mod room;
+pub mod shard;
+pub mod timer;
+pub mod wire;
+mod worker;
