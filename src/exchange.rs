@@ -1,0 +1,112 @@
+//! Jobs and effects: the only types that cross between the loop and a worker. Data only.
+//!
+//! What a worker says about a room travels in one FIFO, so "joined at offset P" and "here is
+//! P + 1" cannot overtake each other.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::base::{ConnId, Offset, RoomName, UserId};
+use crate::wire::frame::{Frames, Payload};
+use crate::wire::raw::WireForm;
+
+/// Loop to worker.
+#[derive(Debug)]
+pub enum Job {
+    /// Make the connection a member; answered by [`Effect::Joined`].
+    Subscribe {
+        /// Who joins.
+        conn: ConnId,
+        /// What it joins.
+        room: RoomName,
+        /// How it will receive.
+        form: WireForm,
+    },
+    /// The connection is a member no longer. Not answered.
+    Unsubscribe {
+        /// What it left.
+        room: RoomName,
+        /// How it received.
+        form: WireForm,
+    },
+    /// Number and distribute a publication; answered within one [`Effect::Broadcast`].
+    Publish {
+        /// Who published.
+        origin: ConnId,
+        /// Where.
+        room: RoomName,
+        /// On whose behalf.
+        user: Option<UserId>,
+        /// What.
+        payload: Payload,
+    },
+    /// Send the payload back; answered by [`Effect::Reply`].
+    Echo {
+        /// Who sent it.
+        conn: ConnId,
+        /// What.
+        payload: Payload,
+    },
+}
+
+/// Worker to loop.
+#[derive(Debug)]
+pub enum Effect {
+    /// The connection is a member from here on.
+    Joined {
+        /// Who joined.
+        conn: ConnId,
+        /// What.
+        room: RoomName,
+        /// How it will receive.
+        form: WireForm,
+        /// Last publication before it joined.
+        offset: Offset,
+        /// What to send first, if anything.
+        frames: Option<Arc<Frames>>,
+    },
+    /// Publications for every member of a room.
+    Broadcast(Broadcast),
+    /// The answer to one message of one connection.
+    Reply {
+        /// Who sent it.
+        conn: ConnId,
+        /// The answer.
+        frames: Arc<Frames>,
+        /// Payload bytes of the message answered.
+        payload_bytes: u32,
+    },
+}
+
+/// Consecutive publications of one room, encoded once for each wire form in use.
+#[derive(Debug)]
+pub struct Broadcast {
+    /// The room.
+    pub room: RoomName,
+    /// Offset of the last of them.
+    pub last: Offset,
+    /// The frames, by [`WireForm::index`]; `None` where no member uses the form.
+    pub forms: [Option<Arc<Frames>>; WireForm::COUNT],
+    /// Where each came from, in order.
+    pub origins: Box<[Origin]>,
+}
+
+/// Where a publication came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The connection, or [`ConnId::NONE`].
+    pub conn: ConnId,
+    /// Payload bytes.
+    pub payload_bytes: u32,
+}
+
+/// Which worker a room belongs to, of `workers`.
+///
+/// # Panics
+/// If there are no workers.
+#[must_use]
+pub fn worker_of(room: &RoomName, workers: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    room.hash(&mut hasher);
+    (hasher.finish() % workers as u64) as usize
+}

@@ -1,0 +1,10 @@
+//! Bytes to meaning and back: HTTP heads, the upgrade, WebSocket frames, the raw room protocol.
+//!
+//! Floor 1. Owns no connection, room, socket or clock; every function here can be tested with a
+//! byte slice.
+
+pub mod frame;
+pub mod http;
+pub mod raw;
+pub mod upgrade;
+pub mod websocket;
