@@ -1,0 +1,95 @@
+//! Counts heap allocations, to show that a path said not to allocate does not.
+//!
+//! A module of the benches that need it, not a bench of its own. The bench names the allocator:
+//!
+//! ```text
+//! mod counting_alloc;
+//! #[global_allocator]
+//! static ALLOCATOR: counting_alloc::CountingAlloc = counting_alloc::CountingAlloc;
+//! ```
+//!
+//! This is the one place with `unsafe` code. `GlobalAlloc` is an unsafe trait, and nothing else on
+//! stable Rust sees every allocation. That is why the package denies `unsafe_code`, which can be
+//! allowed here with a reason, and the library forbids it, which nothing inside it can undo.
+#![allow(
+    unsafe_code,
+    reason = "an allocator cannot be written without, and this one only forwards"
+)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The system's allocator with two counters in front.
+pub(crate) struct CountingAlloc;
+
+/// What was asked of the allocator during a call of [`counted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Allocations and reallocations; giving memory back is not counted.
+    pub(crate) allocations: u64,
+    /// Sum of the sizes asked for; a reallocation counts with its whole new size.
+    pub(crate) bytes: u64,
+}
+
+impl Counts {
+    fn now() -> Self {
+        Self {
+            allocations: ALLOCATIONS.load(Ordering::Relaxed),
+            bytes: BYTES.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Returns the result of `f` and what was allocated meanwhile, by any thread.
+///
+/// Panics if [`CountingAlloc`] is not the global allocator, rather than report a wrong zero.
+pub(crate) fn counted<R>(f: impl FnOnce() -> R) -> (R, Counts) {
+    let unarmed = Counts::now();
+    drop(black_box(Box::new(0_u8)));
+    let before = Counts::now();
+    assert_ne!(unarmed, before, "the bench lacks its #[global_allocator]");
+    let result = f();
+    let after = Counts::now();
+    let counts = Counts {
+        allocations: after.allocations - before.allocations,
+        bytes: after.bytes - before.bytes,
+    };
+    (result, counts)
+}
+
+fn count(bytes: usize) {
+    // Relaxed: the counters order nothing, and the caller waits for its own threads.
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static BYTES: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every method hands its arguments unchanged to `System`, which keeps the contract of
+// `GlobalAlloc`; the counting neither allocates nor panics.
+unsafe impl GlobalAlloc for CountingAlloc {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller keeps the contract of this method, which is that of `System`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as in `alloc`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(new_size);
+        // SAFETY: as in `alloc`; `pointer` came from `System` because all methods forward to it.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as in `realloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
