@@ -1,0 +1,153 @@
+//! When one connection must be looked at again: pings, the pong timeout, heartbeats.
+//!
+//! Owns: the times of the last sign of life and of the next heartbeat.
+//! Never: keeps a timer. The wheel holds one entry a connection, and activity never touches it:
+//! when the entry fires, the deadlines are computed anew from what happened meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::base::{Limits, Prng};
+
+/// The clockwork of one open connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    /// When the peer last sent a byte.
+    last_seen: Instant,
+    /// When the next ping is due. Every ping is answered within the pong timeout or ends the
+    /// connection, so a fixed pace always leaves the difference of the two to answer.
+    next_ping: Instant,
+    /// When the next application-level heartbeat is due.
+    next_beat: Option<Instant>,
+}
+
+/// What is due now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// Send a ping.
+    Ping,
+    /// Send a heartbeat.
+    Beat,
+    /// Close: the peer was silent for too long.
+    Silence,
+}
+
+impl Heartbeat {
+    /// Starts the clockwork; the first ping and heartbeat come at a random time within their
+    /// interval, so that connections opened together do not beat together.
+    #[must_use]
+    pub fn new(now: Instant, limits: &Limits, prng: &mut Prng) -> Self {
+        let mut jittered = |interval: Duration| now + prng.between(interval / 10, interval);
+        Self {
+            last_seen: now,
+            next_ping: limits.ping_interval.map_or(now, &mut jittered),
+            next_beat: limits.heartbeat_interval.map(jittered),
+        }
+    }
+
+    /// The peer sent something, or could not because it was not read.
+    pub fn seen(&mut self, now: Instant) {
+        self.last_seen = now;
+    }
+
+    /// What is due; asked until it says `Nothing`. What it names is taken as done.
+    pub fn poll(&mut self, now: Instant, limits: &Limits) -> Due {
+        if let Some(interval) = limits.ping_interval {
+            if now >= self.last_seen + limits.pong_timeout {
+                return Due::Silence;
+            }
+            if now >= self.next_ping {
+                self.next_ping = now + interval;
+                return Due::Ping;
+            }
+        }
+        match (self.next_beat, limits.heartbeat_interval) {
+            (Some(beat), Some(interval)) if now >= beat => {
+                // After a stall of several intervals one beat is enough.
+                self.next_beat = Some((beat + interval).max(now + interval / 2));
+                Due::Beat
+            }
+            _ => Due::Nothing,
+        }
+    }
+
+    /// When to ask again; `None` if nothing will ever be due.
+    #[must_use]
+    pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
+        let ping = limits
+            .ping_interval
+            .map(|_| self.next_ping.min(self.last_seen + limits.pong_timeout));
+        [ping, self.next_beat].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn limits(ping: Option<u64>, beat: Option<u64>) -> Limits {
+        Limits {
+            ping_interval: ping.map(seconds),
+            pong_timeout: seconds(60),
+            heartbeat_interval: beat.map(seconds),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_is_pinged_once_and_then_given_up() {
+        let limits = limits(Some(54), None);
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(1));
+        let first = heartbeat
+            .next_deadline(&limits)
+            .expect("a ping is due some time");
+        assert!(first > start && first <= start + seconds(54));
+        assert_eq!(
+            heartbeat.poll(first - Duration::from_millis(1), &limits),
+            Due::Nothing
+        );
+        assert_eq!(heartbeat.poll(first, &limits), Due::Ping);
+        assert_eq!(heartbeat.poll(first, &limits), Due::Nothing);
+        let last = heartbeat.next_deadline(&limits).expect("silence is due");
+        assert_eq!(last, (start + seconds(60)).min(first + seconds(54)));
+        assert_eq!(heartbeat.poll(start + seconds(60), &limits), Due::Silence);
+    }
+
+    #[test]
+    fn an_answering_peer_is_pinged_every_interval() {
+        let limits = limits(Some(54), None);
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(2));
+        let mut now = heartbeat.next_deadline(&limits).expect("a deadline");
+        for _ in 0..1000 {
+            assert_eq!(heartbeat.poll(now, &limits), Due::Ping);
+            heartbeat.seen(now);
+            let next = heartbeat.next_deadline(&limits).expect("a deadline");
+            assert_eq!(next, now + seconds(54));
+            now = next;
+        }
+    }
+
+    #[test]
+    fn beats_come_without_pings_and_do_not_pile_up() {
+        let limits = limits(None, Some(10));
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(3));
+        let stalled = start + seconds(1000);
+        assert_eq!(heartbeat.poll(stalled, &limits), Due::Beat);
+        assert_eq!(heartbeat.poll(stalled, &limits), Due::Nothing);
+        assert!(heartbeat.next_deadline(&limits).expect("a deadline") > stalled);
+        let none = Limits {
+            heartbeat_interval: None,
+            ..limits
+        };
+        let quiet = Heartbeat::new(start, &none, &mut Prng::new(3));
+        assert_eq!(quiet.next_deadline(&none), None);
+    }
+}

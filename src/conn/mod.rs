@@ -1,0 +1,627 @@
+//! One connection: where it is in its life, and what only concerns itself.
+//!
+//! Owns: the phase, the input that is not yet understood, the send queue, the clockwork, the
+//! traffic counts.
+//! Never: names a room's members, another connection or a socket. The hub decides what its
+//! messages mean; this module says when it may be read, when it must be looked at, how it ends.
+//!
+//! ```text
+//! Head ──► Answering ──► Head (keep-alive)
+//!   │          └───────► Closing ──► Closed
+//!   └──► Joining ──► Open ──► Closing ──► Closed
+//! ```
+//!
+//! Invariants
+//! - `Closed` is final, and its reason is the one first given.
+//! - A connection that is not reading is given no bytes.
+
+pub mod heartbeat;
+pub mod pressure;
+pub mod send_queue;
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use self::heartbeat::Heartbeat;
+use self::pressure::Level;
+use self::send_queue::SendQueue;
+use crate::base::{CloseReason, ConnId, Limits, RoomName, UserId};
+use crate::wire::raw::WireForm;
+use crate::wire::websocket::{Inbound, InputEnd};
+
+/// Which listener a connection came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// The public port.
+    Public,
+    /// The public port, over capacity: it is only told so.
+    Overload,
+    /// The admin port.
+    Admin,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnId,
+    /// How it came in.
+    pub entrance: Entrance,
+    /// The address at the other end.
+    pub peer: SocketAddr,
+    /// When it was accepted.
+    pub opened_at: Instant,
+    /// What waits for its socket.
+    pub queue: SendQueue,
+    /// What went in and out.
+    pub traffic: Traffic,
+    phase: Phase,
+    in_flight: InFlight,
+    /// Since when queued bytes have made no progress; `None` while the socket takes them.
+    stalled_since: Option<Instant>,
+    flags: Flags,
+}
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// Waiting for the whole of a request head.
+    Head {
+        buffer: Vec<u8>,
+        deadline: Instant,
+        has_answered: bool,
+    },
+    /// A plain response is on its way; what was received behind the request waits.
+    Answering {
+        rest: Vec<u8>,
+        deadline: Instant,
+        end: Option<CloseReason>,
+    },
+    /// The upgrade is granted but not sent before all rooms are joined.
+    Joining {
+        open: Box<Open>,
+        pending: usize,
+        deadline: Instant,
+    },
+    /// A WebSocket.
+    Open(Box<Open>),
+    /// A close frame or a last response is on its way, or was sent and the peer's end is awaited.
+    Closing {
+        reason: CloseReason,
+        deadline: Instant,
+        is_heard: bool,
+        is_half_closed: bool,
+    },
+    /// Over; waits to be reaped.
+    Closed(CloseReason),
+}
+
+/// What a WebSocket needs.
+#[derive(Debug)]
+pub struct Open {
+    /// Its input.
+    pub inbound: Inbound,
+    /// What its messages are for.
+    pub purpose: Purpose,
+    /// How the input ended, once it has; acted on when every message before it is answered.
+    pub input_end: Option<InputEnd>,
+    /// Its clockwork.
+    pub heartbeat: Heartbeat,
+}
+
+/// What the messages of a WebSocket are for.
+#[derive(Clone, Debug)]
+pub enum Purpose {
+    /// They come back (`/echo`).
+    Echo,
+    /// They are published (`/ws`).
+    Rooms {
+        /// Where to; `None` for a connection that may only receive.
+        target: Option<RoomName>,
+        /// On whose behalf.
+        user: Option<UserId>,
+        /// How it receives.
+        form: WireForm,
+        /// Whether its own publications come back to it.
+        echo: bool,
+    },
+}
+
+/// What went through a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes read.
+    pub received_bytes: u64,
+    /// Messages read.
+    pub received_messages: u64,
+    /// Bytes written.
+    pub sent_bytes: u64,
+    /// Publications and answers queued.
+    pub deliveries: u64,
+    /// Publications skipped.
+    pub skipped: u64,
+}
+
+/// Messages handed to a worker and not yet answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    messages: usize,
+    bytes: usize,
+}
+
+/// Independent facts, packed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flags {
+    /// Its socket refused bytes and has not become writable since.
+    is_blocked: bool,
+    /// It is in the hub's list of connections to write to.
+    is_dirty: bool,
+    /// The shell was told to stop reading.
+    is_paused: bool,
+    /// It waits for room in its worker's queue.
+    awaits_worker: bool,
+    /// Skips of some room have not been told.
+    owes_skips: bool,
+    /// The peer has ended its direction of the stream.
+    saw_eof: bool,
+}
+
+/// What follows when everything queued was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterDrain {
+    /// Nothing.
+    Nothing,
+    /// The next pipelined request may be looked at.
+    NextRequest,
+    /// The stream is to be ended in the outgoing direction.
+    ShutDownWrite,
+    /// The connection is over.
+    Over,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(
+        id: ConnId,
+        entrance: Entrance,
+        peer: SocketAddr,
+        now: Instant,
+        limits: &Limits,
+    ) -> Self {
+        let deadline = now + limits.handshake_timeout;
+        Self {
+            id,
+            entrance,
+            peer,
+            opened_at: now,
+            queue: SendQueue::default(),
+            traffic: Traffic::default(),
+            phase: Phase::Head {
+                buffer: Vec::new(),
+                deadline,
+                has_answered: false,
+            },
+            in_flight: InFlight::default(),
+            stalled_since: None,
+            flags: Flags::default(),
+        }
+    }
+
+    // Phases and the ways between them.
+
+    /// Whether bytes are wanted now. `false` also while earlier ones wait to be understood.
+    #[must_use]
+    pub fn is_reading(&self, limits: &Limits) -> bool {
+        match &self.phase {
+            Phase::Head { .. } | Phase::Closing { .. } => true,
+            Phase::Answering { .. } | Phase::Joining { .. } | Phase::Closed(_) => false,
+            Phase::Open(open) => {
+                open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)
+            }
+        }
+    }
+
+    /// The bytes of an unfinished head, to append to and to parse.
+    pub fn head_mut(&mut self) -> Option<&mut Vec<u8>> {
+        match &mut self.phase {
+            Phase::Head { buffer, .. } => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// Moves on to answering: `rest` was received behind the request; `end` says how the
+    /// connection ends after the answer, if it does.
+    pub fn start_answering(
+        &mut self,
+        now: Instant,
+        rest: Vec<u8>,
+        end: Option<CloseReason>,
+        limits: &Limits,
+    ) {
+        self.phase = Phase::Answering {
+            rest,
+            deadline: now + limits.write_timeout,
+            end,
+        };
+    }
+
+    /// Moves back to the next head, with what was received of it.
+    pub fn start_next_head(&mut self, now: Instant, limits: &Limits) {
+        if let Phase::Answering { rest, .. } = &mut self.phase {
+            let buffer = std::mem::take(rest);
+            let deadline = now + limits.handshake_timeout;
+            self.phase = Phase::Head {
+                buffer,
+                deadline,
+                has_answered: true,
+            };
+        }
+    }
+
+    /// Whether the connection stays after the answer it is waiting for.
+    #[must_use]
+    pub fn is_kept_alive(&self) -> bool {
+        matches!(self.phase, Phase::Answering { end: None, .. })
+    }
+
+    /// Moves on to joining `pending` rooms.
+    pub fn start_joining(&mut self, now: Instant, open: Open, pending: usize, limits: &Limits) {
+        let deadline = now + limits.handshake_timeout;
+        self.phase = Phase::Joining {
+            open: Box::new(open),
+            pending,
+            deadline,
+        };
+    }
+
+    /// One room more was joined. Returns whether it was the last, so that the connection is open.
+    pub fn note_joined(&mut self) -> bool {
+        let Phase::Joining { pending, .. } = &mut self.phase else {
+            return false;
+        };
+        *pending -= 1;
+        *pending == 0
+    }
+
+    /// Opens the WebSocket.
+    pub fn open_up(&mut self) {
+        let closed = Phase::Closed(CloseReason::Internal);
+        self.phase = match std::mem::replace(&mut self.phase, closed) {
+            Phase::Joining { open, .. } => Phase::Open(open),
+            other => other,
+        };
+    }
+
+    /// Moves on to closing. `is_heard` when the peer has closed too, so that nothing more is
+    /// expected of it. Does nothing if the connection is closing or closed.
+    pub fn start_closing(&mut self, reason: CloseReason, deadline: Instant, is_heard: bool) {
+        if !self.is_ending() {
+            self.phase = Phase::Closing {
+                reason,
+                deadline,
+                is_heard,
+                is_half_closed: false,
+            };
+        }
+    }
+
+    /// Ends the connection, for `reason` unless one was given before. Returns whether it was not
+    /// over already.
+    pub fn end(&mut self, reason: CloseReason) -> bool {
+        let reason = match &self.phase {
+            Phase::Closed(_) => return false,
+            Phase::Closing { reason, .. } => *reason,
+            Phase::Answering { end, .. } if reason != CloseReason::Reset => {
+                end.unwrap_or(CloseReason::Answered)
+            }
+            // A peer that is done with a kept-alive connection may simply leave.
+            Phase::Head {
+                buffer,
+                has_answered: true,
+                ..
+            } if buffer.is_empty() && reason == CloseReason::Gone => CloseReason::Answered,
+            _ => reason,
+        };
+        self.phase = Phase::Closed(reason);
+        self.queue.clear();
+        true
+    }
+
+    /// The WebSocket, while it is open.
+    pub fn open_mut(&mut self) -> Option<&mut Open> {
+        match &mut self.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    /// The WebSocket and its send queue, while it is open.
+    pub fn open_and_queue(&mut self) -> Option<(&mut Open, &mut SendQueue)> {
+        match &mut self.phase {
+            Phase::Open(open) => Some((open, &mut self.queue)),
+            _ => None,
+        }
+    }
+
+    /// The WebSocket, while it is open.
+    #[must_use]
+    pub fn open(&self) -> Option<&Open> {
+        match &self.phase {
+            Phase::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    /// What it is for, while it is joining or open.
+    #[must_use]
+    pub fn purpose(&self) -> Option<&Purpose> {
+        match &self.phase {
+            Phase::Open(open) | Phase::Joining { open, .. } => Some(&open.purpose),
+            _ => None,
+        }
+    }
+
+    /// Whether it waits for rooms.
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        matches!(self.phase, Phase::Joining { .. })
+    }
+
+    /// Whether it waits for a request head.
+    #[must_use]
+    pub fn is_in_head(&self) -> bool {
+        matches!(self.phase, Phase::Head { .. })
+    }
+
+    /// Whether it is closing or closed.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. } | Phase::Closed(_))
+    }
+
+    /// Whether it is closing.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// Why it is over, once it is.
+    #[must_use]
+    pub fn closed_reason(&self) -> Option<CloseReason> {
+        match &self.phase {
+            Phase::Closed(reason) => Some(*reason),
+            _ => None,
+        }
+    }
+
+    /// How it ends if no complete request comes in time: the status 408 is owed only to a peer
+    /// that has begun one.
+    #[must_use]
+    pub fn head_timeout(&self) -> Option<(CloseReason, bool)> {
+        match &self.phase {
+            Phase::Head {
+                buffer,
+                has_answered: true,
+                ..
+            } if buffer.is_empty() => Some((CloseReason::Answered, false)),
+            Phase::Head { buffer, .. } => Some((CloseReason::HandshakeTimeout, !buffer.is_empty())),
+            _ => None,
+        }
+    }
+
+    // Input.
+
+    /// Whether the next message may be taken from the input of this open WebSocket.
+    #[must_use]
+    pub fn may_take_message(&self, limits: &Limits) -> bool {
+        self.open()
+            .is_some_and(|open| open.input_end.is_none() && self.may_poll(open, limits))
+    }
+
+    fn may_poll(&self, open: &Open, limits: &Limits) -> bool {
+        if self.flags.awaits_worker {
+            return false;
+        }
+        let InFlight { messages, bytes } = self.in_flight;
+        if messages >= limits.inbound_messages_max
+            || (messages > 0 && bytes >= limits.inbound_bytes_max())
+        {
+            return false;
+        }
+        match open.purpose {
+            Purpose::Rooms { .. } => true,
+            // Every answer needs a place in the send queue: who does not read is not read.
+            Purpose::Echo => {
+                let level = self.queue.level();
+                (messages == 0 && level == Level::default())
+                    || (messages + level.publications < limits.outbound_publications_max
+                        && bytes + level.bytes + ECHO_OVERHEAD_BYTES * messages
+                            < limits.outbound_bytes_max / 2)
+            }
+        }
+    }
+
+    /// A message was handed to a worker.
+    pub fn note_handed_over(&mut self, payload_bytes: usize) {
+        self.traffic.received_messages += 1;
+        self.in_flight.messages += 1;
+        self.in_flight.bytes += payload_bytes;
+    }
+
+    /// A worker has answered a message.
+    pub fn note_answered(&mut self, payload_bytes: usize) {
+        debug_assert!(self.in_flight.messages > 0, "answered more than was asked");
+        self.in_flight.messages -= 1;
+        self.in_flight.bytes -= payload_bytes;
+    }
+
+    /// Messages that no worker has answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.messages
+    }
+
+    /// Whether enough of what paused it has gone: half, so that it does not stutter.
+    #[must_use]
+    pub fn may_resume(&self, limits: &Limits) -> bool {
+        self.in_flight.messages <= limits.inbound_messages_max / 2
+            && self.in_flight.bytes <= limits.inbound_bytes_max() / 2
+    }
+
+    /// Sets whether the shell was told to stop reading; returns what it was.
+    pub fn set_paused(&mut self, is_paused: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_paused, is_paused)
+    }
+
+    /// Whether the shell was told to stop reading.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.flags.is_paused
+    }
+
+    /// Sets whether it waits for room in its worker's queue; returns what it was.
+    pub fn set_awaits_worker(&mut self, awaits: bool) -> bool {
+        std::mem::replace(&mut self.flags.awaits_worker, awaits)
+    }
+
+    /// The peer has ended its stream. Returns whether the connection goes on for as long as it
+    /// takes to write what is queued: a client may send its last request, shut down its side and
+    /// read.
+    pub fn note_eof(&mut self) -> bool {
+        self.flags.saw_eof = true;
+        matches!(self.phase, Phase::Answering { .. } | Phase::Closing { .. })
+            && !self.queue.is_empty()
+    }
+
+    // Output.
+
+    /// Whether the hub may ask for it to be written to: not before all rooms are joined, and not
+    /// while its socket is full.
+    #[must_use]
+    pub fn may_flush(&self) -> bool {
+        !self.is_blocked() && !self.queue.is_empty()
+    }
+
+    /// Whether its socket is known to take nothing now.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.flags.is_blocked || self.is_joining()
+    }
+
+    /// Sets whether it is in the list of connections to write to; returns what it was.
+    pub fn set_dirty(&mut self, is_dirty: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_dirty, is_dirty)
+    }
+
+    /// Whether it is in the list of connections to write to.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.flags.is_dirty
+    }
+
+    /// Sets whether skips have not been told; returns what it was.
+    pub fn set_owes_skips(&mut self, owes: bool) -> bool {
+        std::mem::replace(&mut self.flags.owes_skips, owes)
+    }
+
+    /// `bytes` were written, and `is_blocked` says whether the socket then refused more.
+    pub fn note_written(&mut self, now: Instant, bytes: usize, is_blocked: bool) {
+        self.traffic.sent_bytes += bytes as u64;
+        self.flags.is_blocked = is_blocked;
+        if !is_blocked {
+            self.stalled_since = None;
+        } else if bytes > 0 || self.stalled_since.is_none() {
+            self.stalled_since = Some(now);
+        }
+    }
+
+    /// The socket takes bytes again; returns whether it did not before. Readiness is no progress:
+    /// the write timeout goes on being counted until bytes are written.
+    pub fn note_writable(&mut self) -> bool {
+        std::mem::take(&mut self.flags.is_blocked)
+    }
+
+    /// What follows now that everything queued was written.
+    pub fn after_drain(&mut self, now: Instant, limits: &Limits) -> AfterDrain {
+        match &mut self.phase {
+            Phase::Answering { .. } | Phase::Closing { .. } if self.flags.saw_eof => {
+                AfterDrain::Over
+            }
+            Phase::Answering { end: None, .. } => AfterDrain::NextRequest,
+            Phase::Answering {
+                end: Some(reason), ..
+            } => {
+                let reason = *reason;
+                let deadline = now + limits.close_linger;
+                self.phase = Phase::Closing {
+                    reason,
+                    deadline,
+                    is_heard: false,
+                    is_half_closed: true,
+                };
+                AfterDrain::ShutDownWrite
+            }
+            Phase::Closing { is_heard: true, .. } => AfterDrain::Over,
+            Phase::Closing {
+                is_half_closed,
+                deadline,
+                ..
+            } if !*is_half_closed => {
+                *is_half_closed = true;
+                *deadline = (*deadline).min(now + limits.close_linger);
+                AfterDrain::ShutDownWrite
+            }
+            _ => AfterDrain::Nothing,
+        }
+    }
+
+    // Time.
+
+    /// When it must be looked at again; `None` if never.
+    #[must_use]
+    pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
+        match &self.phase {
+            Phase::Head { deadline, .. }
+            | Phase::Answering { deadline, .. }
+            | Phase::Joining { deadline, .. }
+            | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Open(open) => {
+                let write = self.stalled_since.map(|since| since + limits.write_timeout);
+                [write, open.heartbeat.next_deadline(limits)]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+            Phase::Closed(_) => None,
+        }
+    }
+
+    /// Whether queued bytes have made no progress for the write timeout.
+    #[must_use]
+    pub fn is_write_overdue(&self, now: Instant, limits: &Limits) -> bool {
+        self.stalled_since
+            .is_some_and(|since| now >= since + limits.write_timeout)
+    }
+
+    /// Asserts the invariants; for tests and debug builds.
+    pub fn check_invariants(&self) {
+        self.queue.check_invariants();
+        if self.closed_reason().is_some() {
+            assert!(
+                self.queue.is_empty(),
+                "nothing is queued for a closed connection"
+            );
+        }
+        if self.may_flush() {
+            assert!(
+                self.is_dirty(),
+                "{}: bytes are queued and nobody will write them",
+                self.id
+            );
+        }
+    }
+}
+
+/// What an answer is longer than its payload, at most.
+const ECHO_OVERHEAD_BYTES: usize = 10;

@@ -1,0 +1,425 @@
+//! Bounded queue of frames waiting for one connection's socket.
+//!
+//! Owns: references to encoded frames, the place reached in the one being written, and a short
+//! lane of control frames.
+//! Never: touches a socket, reads a clock, allocates per byte, or splits a frame to insert another.
+//!
+//! Invariants
+//! - `level` is the sum of what the unfinished entries hold.
+//! - A control frame waits for at most the frame in flight, never for the backlog.
+//! - `push` either keeps the whole of what it is given or none of it.
+//! - At most one unsent pong and one unsent ping are in the lane: the newest answer is the one
+//!   that counts (RFC 6455, section 5.5.3), and a peer that pings without reading gains nothing.
+//! - Nothing follows a close frame.
+//!
+//! Policy on overflow lives in [`super::pressure`]; this module only reports the level.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::pressure::Level;
+use crate::wire::frame::{Frames, PING};
+use crate::wire::websocket::Replies;
+
+/// Frames waiting for one socket.
+#[derive(Debug, Default)]
+pub struct SendQueue {
+    entries: VecDeque<Entry>,
+    /// End of the frame in flight in the first entry; where the entry starts, between frames.
+    frame_end: u32,
+    level: Level,
+    /// Control frames; `None` nearly always.
+    lane: Option<Box<Lane>>,
+    /// A close frame was queued.
+    has_close: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    frames: Arc<Frames>,
+    /// What is left of the entry starts here in `frames`, and moves as it is written.
+    start: u32,
+    /// The entry ends here.
+    end: u32,
+    /// Publications in it.
+    publications: u32,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    controls: VecDeque<ControlFrame>,
+    /// Bytes of the first control frame that are written.
+    written: usize,
+}
+
+#[derive(Debug)]
+struct ControlFrame {
+    kind: ControlKind,
+    bytes: Box<[u8]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ControlKind {
+    Ping,
+    Pong,
+}
+
+impl SendQueue {
+    /// Appends the frames from `start` to `end`, which hold `publications` publications.
+    /// Does nothing after a close frame.
+    pub fn push(&mut self, frames: &Arc<Frames>, (start, end): (u32, u32), publications: u32) {
+        if self.has_close || start == end {
+            return;
+        }
+        if self.entries.is_empty() {
+            self.frame_end = start;
+        }
+        self.level.bytes += (end - start) as usize;
+        self.level.publications += publications as usize;
+        self.entries.push_back(Entry {
+            frames: Arc::clone(frames),
+            start,
+            end,
+            publications,
+        });
+    }
+
+    /// Appends all of `frames`, which hold no publication.
+    pub fn push_whole(&mut self, frames: &Arc<Frames>) {
+        self.push(frames, (0, frames.bytes().len() as u32), 0);
+    }
+
+    /// Queues a ping, unless one is waiting already.
+    pub fn push_ping(&mut self) {
+        self.push_control(ControlKind::Ping, &PING);
+    }
+
+    /// Queues a close frame behind everything that is waiting.
+    pub fn push_close(&mut self, frame: Vec<u8>) {
+        self.push_whole(&Frames::whole(frame));
+        self.has_close = true;
+    }
+
+    /// Drops everything that is waiting except the frame in flight. Returns the number of
+    /// publications dropped.
+    pub fn drop_backlog(&mut self) -> usize {
+        let before = self.level.publications;
+        let mut in_flight = self
+            .entries
+            .pop_front()
+            .filter(|front| self.frame_end > front.start);
+        self.entries = VecDeque::new();
+        self.level = Level::default();
+        if let Some(front) = &mut in_flight {
+            front.end = self.frame_end;
+            front.publications = front.publications.min(1);
+            self.level.bytes = (front.end - front.start) as usize;
+            self.level.publications = front.publications as usize;
+        }
+        self.entries.extend(in_flight);
+        before - self.level.publications
+    }
+
+    /// Drops everything, as if nothing had been pushed. Only for a queue of which nothing was
+    /// written.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Fills `slices` with what to write next and returns how many were filled.
+    #[must_use]
+    pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        let mut put = |bytes: &'a [u8]| {
+            if !bytes.is_empty() && filled < slices.len() {
+                slices[filled] = IoSlice::new(bytes);
+                filled += 1;
+            }
+            filled < slices.len()
+        };
+        if let Some(lane) = &self.lane {
+            if let Some(front) = self.entries.front() {
+                put(&front.frames.bytes()[front.start as usize..self.frame_end as usize]);
+            }
+            let mut written = lane.written;
+            for control in &lane.controls {
+                if !put(&control.bytes[written..]) {
+                    return filled;
+                }
+                written = 0;
+            }
+            if let Some(front) = self.entries.front() {
+                put(&front.frames.bytes()[self.frame_end as usize..front.end as usize]);
+            }
+        } else if let Some(front) = self.entries.front() {
+            put(&front.frames.bytes()[front.start as usize..front.end as usize]);
+        }
+        for entry in self.entries.iter().skip(1) {
+            if !put(&entry.frames.bytes()[entry.start as usize..entry.end as usize]) {
+                break;
+            }
+        }
+        filled
+    }
+
+    /// Takes note that the first `written` bytes of what [`SendQueue::fill`] gave were written.
+    pub fn advance(&mut self, mut written: usize) {
+        if self.lane.is_some() {
+            written = self.advance_front(written, true);
+            written = self.advance_lane(written);
+        }
+        while written > 0 && !self.entries.is_empty() {
+            written = self.advance_front(written, false);
+        }
+        debug_assert_eq!(written, 0, "more was written than was queued");
+        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    /// Whether nothing is waiting.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.lane.is_none()
+    }
+
+    /// What is waiting, control frames aside.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Asserts the invariants; for tests and debug builds.
+    pub fn check_invariants(&self) {
+        let mut level = Level::default();
+        for entry in &self.entries {
+            assert!(entry.start < entry.end, "a finished entry must be gone");
+            level.bytes += (entry.end - entry.start) as usize;
+            level.publications += entry.publications as usize;
+        }
+        assert_eq!(
+            level, self.level,
+            "the level must be the sum of the entries"
+        );
+        if let Some(front) = self.entries.front() {
+            assert_eq!(self.frame_end, front.frames.boundary_from(front.start));
+        }
+        if let Some(lane) = &self.lane {
+            assert!(!lane.controls.is_empty(), "an empty lane must be gone");
+            let unsent = |kind| {
+                lane.controls
+                    .iter()
+                    .filter(|frame| frame.kind == kind)
+                    .count()
+            };
+            // One may be in flight while the newest waits.
+            assert!(unsent(ControlKind::Ping) <= 2 && unsent(ControlKind::Pong) <= 2);
+        }
+    }
+
+    fn push_control(&mut self, kind: ControlKind, bytes: &[u8]) {
+        if self.has_close {
+            return;
+        }
+        let lane = self.lane.get_or_insert_default();
+        let in_flight = usize::from(lane.written > 0);
+        let unsent = lane
+            .controls
+            .iter_mut()
+            .skip(in_flight)
+            .find(|frame| frame.kind == kind);
+        match unsent {
+            Some(frame) => frame.bytes = bytes.into(),
+            None => lane.controls.push_back(ControlFrame {
+                kind,
+                bytes: bytes.into(),
+            }),
+        }
+    }
+
+    /// Advances within the first entry, to its frame's end at most if `frame_only`.
+    fn advance_front(&mut self, written: usize, frame_only: bool) -> usize {
+        let Some(front) = self.entries.front_mut() else {
+            return written;
+        };
+        let limit = if frame_only {
+            self.frame_end
+        } else {
+            front.end
+        };
+        let step = written.min((limit - front.start) as usize);
+        front.start += step as u32;
+        self.level.bytes -= step;
+        if front.start == front.end {
+            self.level.publications -= front.publications as usize;
+            self.entries.pop_front();
+            self.frame_end = self.entries.front().map_or(0, |next| next.start);
+        } else if step > 0 {
+            self.frame_end = front.frames.boundary_from(front.start);
+        }
+        written - step
+    }
+
+    fn advance_lane(&mut self, mut written: usize) -> usize {
+        let Some(lane) = &mut self.lane else {
+            return written;
+        };
+        while let Some(front) = lane.controls.front() {
+            let step = written.min(front.bytes.len() - lane.written);
+            lane.written += step;
+            written -= step;
+            if lane.written < front.bytes.len() {
+                return written;
+            }
+            lane.written = 0;
+            lane.controls.pop_front();
+        }
+        self.lane = None;
+        written
+    }
+}
+
+impl Replies for SendQueue {
+    fn pong(&mut self, frame: &[u8]) {
+        self.push_control(ControlKind::Pong, frame);
+    }
+}
+
+/// Room for this many entries stays allocated in an empty queue.
+const ENTRIES_KEPT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::{FramesBuilder, PayloadKind, close};
+
+    fn merged(texts: &[&str]) -> Arc<Frames> {
+        let mut builder = FramesBuilder::default();
+        for text in texts {
+            builder.push(PayloadKind::Text, text.as_bytes());
+        }
+        builder.take()
+    }
+
+    fn push(queue: &mut SendQueue, frames: &Arc<Frames>) {
+        queue.push(
+            frames,
+            (0, frames.bytes().len() as u32),
+            frames.count() as u32,
+        );
+    }
+
+    /// Writes up to `len` bytes, as a socket with that much room would take them.
+    fn write(queue: &mut SendQueue, len: usize) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = queue.fill(&mut slices);
+        let mut bytes: Vec<u8> = slices[..filled]
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .collect();
+        bytes.truncate(len);
+        queue.advance(bytes.len());
+        queue.check_invariants();
+        bytes
+    }
+
+    fn drain(queue: &mut SendQueue, step: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !queue.is_empty() {
+            bytes.extend(write(queue, step));
+        }
+        bytes
+    }
+
+    #[test]
+    fn bytes_come_out_in_order_however_little_is_taken() {
+        for step in 1..40 {
+            let mut queue = SendQueue::default();
+            let first = merged(&["a", "", "ccc"]);
+            let second = merged(&["dd"]);
+            push(&mut queue, &first);
+            push(&mut queue, &second);
+            queue.push(&first, first.range(2), 1);
+            assert_eq!(
+                queue.level(),
+                Level {
+                    bytes: 10 + 4 + 5,
+                    publications: 5
+                }
+            );
+            let expected = [first.bytes(), second.bytes(), &first.bytes()[5..]].concat();
+            assert_eq!(drain(&mut queue, step), expected, "step {step}");
+            assert_eq!(queue.level(), Level::default());
+        }
+    }
+
+    #[test]
+    fn a_control_frame_waits_for_the_frame_in_flight_only() {
+        let frames = merged(&["aaaa", "bbbb"]);
+        for written in 0..frames.bytes().len() {
+            let mut queue = SendQueue::default();
+            push(&mut queue, &frames);
+            let mut bytes = write(&mut queue, written);
+            queue.push_ping();
+            queue.push_ping();
+            bytes.extend(drain(&mut queue, 3));
+            let boundary = frames.boundary_from(written as u32) as usize;
+            let expected = [
+                &frames.bytes()[..boundary],
+                &PING,
+                &frames.bytes()[boundary..],
+            ];
+            assert_eq!(bytes, expected.concat(), "written {written}");
+        }
+    }
+
+    #[test]
+    fn only_the_newest_pong_waits() {
+        let mut queue = SendQueue::default();
+        for number in 0..100 {
+            queue.pong(&[0x8a, 1, number]);
+        }
+        assert_eq!(write(&mut queue, 1), [0x8a]);
+        queue.pong(&[0x8a, 1, 100]);
+        queue.pong(&[0x8a, 1, 101]);
+        assert_eq!(drain(&mut queue, 9), [1, 99, 0x8a, 1, 101]);
+    }
+
+    #[test]
+    fn nothing_follows_a_close() {
+        let frames = merged(&["aaaa", "bbbb"]);
+        let bye = close(3001, "shutdown");
+        let mut queue = SendQueue::default();
+        push(&mut queue, &frames);
+        queue.push_close(bye.clone());
+        push(&mut queue, &frames);
+        queue.push_ping();
+        queue.pong(&[0x8a, 0]);
+        queue.push_close(bye.clone());
+        assert_eq!(drain(&mut queue, 100), [frames.bytes(), &bye].concat());
+        push(&mut queue, &frames);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn closing_now_keeps_only_the_frame_in_flight() {
+        let frames = merged(&["aaaa", "bbbb", "cccc"]);
+        let bye = close(3008, "slow");
+        for (written, kept, dropped) in [(0, 0, 6), (1, 6, 5), (6, 6, 6), (7, 12, 5)] {
+            let mut queue = SendQueue::default();
+            push(&mut queue, &frames);
+            push(&mut queue, &frames);
+            let mut bytes = write(&mut queue, written);
+            assert_eq!(queue.drop_backlog(), dropped, "written {written}");
+            queue.push_close(bye.clone());
+            queue.check_invariants();
+            bytes.extend(drain(&mut queue, 100));
+            assert_eq!(
+                bytes,
+                [&frames.bytes()[..kept], &bye].concat(),
+                "written {written}"
+            );
+        }
+    }
+}
