@@ -1,0 +1,62 @@
+//! What the hub has counted since the start. Plain numbers; `ops` makes text of them.
+
+use std::collections::BTreeMap;
+
+use crate::base::CloseReason;
+
+/// Counts since the start, and a few sizes as they are now.
+#[derive(Clone, Debug)]
+pub struct HubCounters {
+    /// Connections now, of every kind.
+    pub connections: usize,
+    /// Memberships now.
+    pub members: usize,
+    /// Rooms with members now.
+    pub rooms: usize,
+    /// Connections let in.
+    pub accepted: u64,
+    /// Connections dropped unheard for want of room.
+    pub dropped: u64,
+    /// Upgrades granted.
+    pub upgrades: u64,
+    /// Plain responses by status.
+    pub responses: BTreeMap<u16, u64>,
+    /// Connections ended, by [`CloseReason::index`].
+    pub closes: [u64; CloseReason::ALL.len()],
+    /// Messages received.
+    pub received_messages: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes written.
+    pub sent_bytes: u64,
+    /// Publications and answers queued for a connection.
+    pub deliveries: u64,
+    /// Publications skipped for a member of a lossy room.
+    pub skipped: u64,
+    /// Publications dropped from the queue of a connection that was closed for being slow.
+    pub dropped_from_queues: u64,
+    /// Times that reading of a connection was paused.
+    pub reads_paused: u64,
+}
+
+impl Default for HubCounters {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            members: 0,
+            rooms: 0,
+            accepted: 0,
+            dropped: 0,
+            upgrades: 0,
+            responses: BTreeMap::new(),
+            closes: [0; CloseReason::ALL.len()],
+            received_messages: 0,
+            received_bytes: 0,
+            sent_bytes: 0,
+            deliveries: 0,
+            skipped: 0,
+            dropped_from_queues: 0,
+            reads_paused: 0,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The way out: from a reason to a close frame, to silence, to the reaper.
+
+use super::{Hub, mark_dirty};
+use crate::base::{CloseReason, ConnId, Now};
+use crate::conn::Purpose;
+use crate::conn::heartbeat::Due;
+use crate::exchange::Job;
+use crate::wire::frame;
+use crate::wire::raw::{self, WireForm};
+use crate::wire::websocket::InputEnd;
+
+impl<S> Hub<S> {
+    /// Ends a connection from our side: tells the peer why, if there is a way to.
+    pub(super) fn close(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        if conn.is_ending() {
+            return;
+        }
+        let (Some(code), Some(open)) = (reason.code(), conn.open()) else {
+            if conn.is_joining() {
+                self.refuse_joining(now, id, reason);
+            } else if conn.is_in_head() {
+                self.end(now, id, reason);
+            }
+            // A response on its way goes out first; its deadline bounds it.
+            return;
+        };
+        let is_json = matches!(
+            open.purpose,
+            Purpose::Rooms {
+                form: WireForm::Json,
+                ..
+            }
+        );
+        let mut deadline = now.instant + self.limits.close_linger;
+        if matches!(reason, CloseReason::Slow | CloseReason::WriteTimeout) {
+            // What it cannot take is not kept for it. It gets the time of a write to come to the
+            // close frame behind what its kernel already holds.
+            self.counters.dropped_from_queues += conn.queue.drop_backlog() as u64;
+            if reason == CloseReason::Slow {
+                deadline = deadline.max(now.instant + self.limits.write_timeout);
+            }
+        }
+        if is_json {
+            conn.queue.push_whole(&raw::closing(code, reason));
+        }
+        conn.queue.push_close(frame::close(code, reason.text()));
+        conn.start_closing(reason, deadline, false);
+        self.after_start_of_closing(id);
+    }
+
+    /// Acts on the end of the input, once everything before it is answered.
+    pub(super) fn finish_input(&mut self, now: Now, id: ConnId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        if conn.in_flight() > 0 {
+            return;
+        }
+        let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
+            return;
+        };
+        match end {
+            InputEnd::Gone => self.end(now, id, CloseReason::Gone),
+            InputEnd::Failed(reason) => self.close(now, id, reason),
+            InputEnd::Closed(echo) => {
+                conn.queue.push_close(echo.into());
+                let deadline = now.instant + self.limits.close_linger;
+                conn.start_closing(CloseReason::Normal, deadline, true);
+                self.after_start_of_closing(id);
+            }
+        }
+    }
+
+    /// The connection is over: nothing more is read or written.
+    pub(super) fn end(&mut self, _now: Now, id: ConnId, reason: CloseReason) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        if entry.conn.end(reason) {
+            self.leave_rooms(id);
+            self.wheel.cancel(id.slot);
+            self.closed.push_back(id);
+        }
+    }
+
+    /// A connection's timer has fired: does what is due and sets the next.
+    pub(super) fn look_at(&mut self, now: Now, slot: u32) {
+        let Some(conn) = self.table.at_mut(slot) else {
+            return;
+        };
+        let id = conn.id;
+        if conn
+            .next_deadline(&self.limits)
+            .is_some_and(|deadline| deadline <= now.instant)
+        {
+            if conn.open().is_some() {
+                self.look_at_open(now, id);
+            } else if let Some((reason, owes_answer)) = conn.head_timeout() {
+                if owes_answer {
+                    self.answer_timeout(now, id);
+                } else {
+                    self.end(now, id, reason);
+                }
+            } else if conn.is_joining() {
+                self.refuse_joining(now, id, CloseReason::HandshakeTimeout);
+            } else {
+                // An answer or a close frame that found no way out, or a peer that did not end.
+                self.end(now, id, CloseReason::WriteTimeout);
+            }
+        }
+        self.arm(id);
+    }
+
+    fn look_at_open(&mut self, now: Now, id: ConnId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        if conn.is_write_overdue(now.instant, &self.limits) {
+            self.close(now, id, CloseReason::WriteTimeout);
+            return;
+        }
+        let is_reading = conn.is_reading(&self.limits);
+        loop {
+            let Some((open, queue)) = conn.open_and_queue() else {
+                return;
+            };
+            if !is_reading {
+                // It may have spoken; we are not listening.
+                open.heartbeat.seen(now.instant);
+            }
+            match open.heartbeat.poll(now.instant, &self.limits) {
+                Due::Nothing => break,
+                Due::Ping => queue.push_ping(),
+                Due::Beat => {
+                    // Bytes that wait are sign of life enough for a peer that is behind.
+                    let Purpose::Rooms { form, .. } = open.purpose else {
+                        continue;
+                    };
+                    if !queue.is_empty() {
+                        continue;
+                    }
+                    match form {
+                        WireForm::Raw => queue.push_whole(&self.heartbeat),
+                        WireForm::Json => {
+                            let rooms = self.members.rooms_of(id.slot).map(|(room, _)| {
+                                (room.name(), room.offset(), room.members().len())
+                            });
+                            queue.push_whole(&raw::heartbeat(now.unix_ms, rooms));
+                        }
+                    }
+                }
+                Due::Silence => {
+                    self.close(now, id, CloseReason::NoPong);
+                    return;
+                }
+            }
+        }
+        mark_dirty(conn, &mut self.dirty);
+    }
+
+    pub(super) fn after_start_of_closing(&mut self, id: ConnId) {
+        self.leave_rooms(id);
+        self.arm(id);
+        if let Some(entry) = self.table.get_mut(id) {
+            mark_dirty(&mut entry.conn, &mut self.dirty);
+        }
+        self.resume(id);
+    }
+
+    pub(super) fn leave_rooms(&mut self, id: ConnId) {
+        while let Some((room, form)) = self.members.leave_one(id.slot) {
+            self.jobs.push_assured(
+                &room,
+                Job::Unsubscribe {
+                    room: room.clone(),
+                    form,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Jobs on their way to the workers, and how much room each worker's queue has.
+//!
+//! The loop is the only sender, so a worker's queue can only have become emptier since the shell
+//! looked: a credit taken here is a place kept there, and handing a job over cannot fail. A
+//! message is taken from a connection only against a credit, so nothing is ever parked; joins and
+//! leaves, which cannot be refused, wait here, and there are never more of them than memberships.
+
+use std::collections::VecDeque;
+
+use crate::base::{ConnId, RoomName};
+use crate::exchange::{Job, worker_of};
+
+/// Jobs waiting to be handed over.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    /// Against a credit each.
+    ready: VecDeque<(usize, Job)>,
+    workers: Box<[Lane]>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    credits: usize,
+    /// Jobs that are ready for this worker.
+    ready: usize,
+    /// Joins and leaves without a credit, in order.
+    assured: VecDeque<Job>,
+    /// Connections whose next message has no credit.
+    waiting: VecDeque<ConnId>,
+}
+
+impl Jobs {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            workers: (0..workers).map(|_| Lane::default()).collect(),
+        }
+    }
+
+    /// Which worker a room belongs to.
+    pub(super) fn worker_of(&self, room: &RoomName) -> usize {
+        worker_of(room, self.workers.len())
+    }
+
+    /// Which worker echoes for a connection.
+    pub(super) fn worker_of_echo(&self, id: ConnId) -> usize {
+        id.slot as usize % self.workers.len()
+    }
+
+    /// A worker's queue has room for `room` jobs.
+    pub(super) fn grant(&mut self, worker: usize, room: usize) {
+        let lane = &mut self.workers[worker];
+        // Places for the jobs that are ready were promised before.
+        lane.credits = room.saturating_sub(lane.ready);
+        while lane.credits > 0
+            && let Some(job) = lane.assured.pop_front()
+        {
+            lane.promise(&mut self.ready, worker, job);
+        }
+    }
+
+    /// Whether a message may be taken for this worker.
+    pub(super) fn has_credit(&self, worker: usize) -> bool {
+        self.workers[worker].credits > 0
+    }
+
+    /// Adds a job against a credit.
+    pub(super) fn push(&mut self, worker: usize, job: Job) {
+        let lane = &mut self.workers[worker];
+        debug_assert!(lane.credits > 0, "a job without a credit");
+        lane.promise(&mut self.ready, worker, job);
+    }
+
+    /// Adds a join or a leave, which waits if it must.
+    pub(super) fn push_assured(&mut self, room: &RoomName, job: Job) {
+        let worker = self.worker_of(room);
+        let lane = &mut self.workers[worker];
+        if lane.credits > 0 && lane.assured.is_empty() {
+            lane.promise(&mut self.ready, worker, job);
+        } else {
+            lane.assured.push_back(job);
+        }
+    }
+
+    /// Puts a connection in the line for a worker's credits.
+    pub(super) fn wait(&mut self, worker: usize, id: ConnId) {
+        self.workers[worker].waiting.push_back(id);
+    }
+
+    /// The first connection in line, if the worker has a credit.
+    pub(super) fn next_waiting(&mut self, worker: usize) -> Option<ConnId> {
+        let lane = &mut self.workers[worker];
+        if lane.credits == 0 {
+            return None;
+        }
+        lane.waiting.pop_front()
+    }
+
+    /// The next job to hand over.
+    pub(super) fn pop(&mut self) -> Option<(usize, Job)> {
+        let (worker, job) = self.ready.pop_front()?;
+        self.workers[worker].ready -= 1;
+        Some((worker, job))
+    }
+
+    /// Whether anything can be handed over now.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}
+
+impl Lane {
+    /// Turns a credit into a place for `job`.
+    fn promise(&mut self, ready: &mut VecDeque<(usize, Job)>, worker: usize, job: Job) {
+        self.credits = self.credits.saturating_sub(1);
+        self.ready += 1;
+        ready.push_back((worker, job));
+    }
+}

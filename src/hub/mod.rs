@@ -1,0 +1,522 @@
+//! Brain of the loop: connections, members, timers, send queues.
+//!
+//! Owns: every connection with whatever socket the shell attached to it, who is in which room, the
+//! timer wheel, what waits to be written, handed over or reaped.
+//! Never: touches a socket, a thread or a clock; encodes or keeps a publication (the shard does).
+//!
+//! Inputs come by `handle_*`, with the time as an argument; outputs are polled by `poll_*`. No
+//! call reaches back into the shell, so nothing can be re-entered.
+//!
+//! Invariants
+//! - Bytes for a socket go through its send queue and are taken out by [`Hub::poll_flush`] only.
+//! - A slot is freed by [`Hub::poll_closed`] only; an id of an older generation has no effect.
+//! - Every connection that has a deadline is in the wheel, not later than that deadline.
+//! - Members are connections that are joining or open.
+//! - A connection that was told to pause is told to resume when the cause has gone.
+//!
+//! `requests` says what HTTP gets, `dispatch` turns messages into jobs and effects into frames,
+//! `ending` is the way out.
+
+mod admission;
+mod counters;
+mod dispatch;
+mod ending;
+mod jobs;
+mod requests;
+mod table;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::admission::Admission;
+pub use self::counters::HubCounters;
+use self::jobs::Jobs;
+use self::table::Table;
+use crate::base::{AllowedOrigins, CloseReason, ConnId, Limits, Now, Prng};
+use crate::conn::send_queue::SendQueue;
+use crate::conn::{AfterDrain, Connection, Traffic};
+use crate::exchange::Job;
+use crate::room::members::Members;
+use crate::wire::frame::{Frames, PayloadKind};
+use crate::wire::websocket::InputEnd;
+
+/// The brain of the loop. `S` is what the shell attaches to a connection: its socket.
+#[derive(Debug)]
+pub struct Hub<S> {
+    limits: Limits,
+    origins: AllowedOrigins,
+    table: Table<S>,
+    members: Members,
+    wheel: crate::timer::Wheel,
+    admission: Admission,
+    jobs: Jobs,
+    /// Connections with something to write, each once.
+    dirty: VecDeque<ConnId>,
+    /// Connections that may be read again.
+    resumed: VecDeque<ConnId>,
+    /// Connections that are over.
+    closed: VecDeque<ConnId>,
+    /// Connections that wait for the text of the metrics.
+    inquiries: VecDeque<ConnId>,
+    counters: HubCounters,
+    prng: Prng,
+    /// What raw connections get as a heartbeat.
+    heartbeat: Arc<Frames>,
+    is_draining: bool,
+}
+
+/// Whether the shell may go on reading a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It may.
+    Continue,
+    /// Not before [`Hub::poll_resumed`] names it.
+    Paused,
+    /// There is nothing to read from any more.
+    Over,
+}
+
+/// What came of handling an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// Connections it was for.
+    pub pushes: usize,
+    /// A queue that its socket has not refused yet is half full: flush before the next effect, or
+    /// a reader that keeps up would be taken for a slow one.
+    pub flush_first: bool,
+}
+
+/// What came of writing to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// So many bytes were taken, and `is_blocked` says whether more were refused.
+    Bytes {
+        /// Bytes taken.
+        bytes: usize,
+        /// Whether the socket is full now.
+        is_blocked: bool,
+    },
+    /// The transport failed.
+    Failed,
+}
+
+/// What the shell is to do with a socket after a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketAction {
+    /// Nothing.
+    None,
+    /// End the outgoing direction.
+    ShutDownWrite,
+}
+
+/// The last that is known of a connection.
+#[derive(Clone, Debug)]
+pub struct Farewell {
+    /// Its id.
+    pub id: ConnId,
+    /// The address at the other end.
+    pub peer: SocketAddr,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// When it was accepted.
+    pub opened_at: Instant,
+    /// What went through it.
+    pub traffic: Traffic,
+}
+
+impl<S> Hub<S> {
+    /// A hub without connections, for `workers` workers.
+    #[must_use]
+    pub fn new(
+        limits: Limits,
+        origins: AllowedOrigins,
+        workers: usize,
+        start: Instant,
+        seed: u64,
+    ) -> Self {
+        let heartbeat = Frames::message(PayloadKind::Text, limits.heartbeat_text.as_bytes());
+        Self {
+            limits,
+            origins,
+            table: Table::new(),
+            members: Members::default(),
+            wheel: crate::timer::Wheel::new(start),
+            admission: Admission::default(),
+            jobs: Jobs::new(workers),
+            dirty: VecDeque::new(),
+            resumed: VecDeque::new(),
+            closed: VecDeque::new(),
+            inquiries: VecDeque::new(),
+            counters: HubCounters::default(),
+            prng: Prng::new(seed),
+            heartbeat,
+            is_draining: false,
+        }
+    }
+
+    // Inputs.
+
+    /// A listener has accepted a connection.
+    ///
+    /// # Errors
+    /// Gives the socket back when it must be dropped unheard.
+    pub fn handle_accept(
+        &mut self,
+        now: Now,
+        is_admin: bool,
+        peer: SocketAddr,
+        socket: S,
+    ) -> Result<ConnId, S> {
+        let Some(entrance) = self.admission.admit(is_admin, peer.ip(), &self.limits) else {
+            self.counters.dropped += 1;
+            return Err(socket);
+        };
+        self.counters.accepted += 1;
+        let limits = &self.limits;
+        let id = self.table.insert(socket, |id| {
+            Connection::new(id, entrance, peer, now.instant, limits)
+        });
+        self.arm(id);
+        Ok(id)
+    }
+
+    /// Bytes were read. Returns whether to go on reading.
+    pub fn handle_bytes(&mut self, now: Now, id: ConnId, bytes: &[u8]) -> Reading {
+        let Some(entry) = self.table.get_mut(id) else {
+            return Reading::Over;
+        };
+        let conn = &mut entry.conn;
+        conn.traffic.received_bytes += bytes.len() as u64;
+        self.counters.received_bytes += bytes.len() as u64;
+        if let Some(buffer) = conn.head_mut() {
+            let is_first = buffer.is_empty();
+            buffer.extend_from_slice(bytes);
+            // A head ends in a line feed, so nothing new can be learnt without one; the first
+            // bytes are looked at in any case, to tell what is not HTTP at once.
+            if is_first || bytes.contains(&b'\n') || buffer.len() >= self.limits.head_bytes_max {
+                self.read_head(now, id);
+            }
+        } else if let Some(open) = conn.open_mut() {
+            open.heartbeat.seen(now.instant);
+            open.inbound.feed(bytes, self.limits.message_bytes_max);
+            self.read_messages(now, id, usize::MAX);
+        }
+        self.reading(id)
+    }
+
+    /// The peer has ended its stream, or the transport failed.
+    pub fn handle_eof(&mut self, now: Now, id: ConnId, cause: CloseReason) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        if cause == CloseReason::Gone {
+            if conn.note_eof() {
+                return;
+            }
+            let is_answered = conn.in_flight() == 0;
+            if let Some(open) = conn.open_mut()
+                && !is_answered
+            {
+                // What it sent is being worked on; it only cannot be answered any more.
+                open.input_end.get_or_insert(InputEnd::Gone);
+                return;
+            }
+        }
+        self.end(now, id, cause);
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, id: ConnId) {
+        if let Some(entry) = self.table.get_mut(id)
+            && entry.conn.note_writable()
+        {
+            mark_dirty(&mut entry.conn, &mut self.dirty);
+        }
+    }
+
+    /// A connection that [`Hub::poll_flush`] named was written to.
+    pub fn handle_written(&mut self, now: Now, id: ConnId, written: Written) -> SocketAction {
+        let Some(entry) = self.table.get_mut(id) else {
+            return SocketAction::None;
+        };
+        let conn = &mut entry.conn;
+        let Written::Bytes { bytes, is_blocked } = written else {
+            self.end(now, id, CloseReason::Reset);
+            return SocketAction::None;
+        };
+        self.counters.sent_bytes += bytes as u64;
+        conn.note_written(now.instant, bytes, is_blocked);
+        if is_blocked {
+            self.arm(id);
+        } else if !conn.queue.is_empty() {
+            mark_dirty(conn, &mut self.dirty);
+        } else {
+            return self.handle_drained(now, id);
+        }
+        SocketAction::None
+    }
+
+    /// Time has passed: looks at up to `budget` connections that are due. Returns whether more
+    /// may be.
+    pub fn handle_timeout(&mut self, now: Now, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(slot) = self.wheel.poll_expired(now.instant) else {
+                return false;
+            };
+            self.look_at(now, slot);
+        }
+        true
+    }
+
+    /// The queue of `worker` has room for `room` jobs.
+    pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) {
+        self.jobs.grant(worker, room);
+        while let Some(id) = self.jobs.next_waiting(worker) {
+            let Some(entry) = self.table.get_mut(id) else {
+                continue;
+            };
+            entry.conn.set_awaits_worker(false);
+            self.read_messages(now, id, MESSAGES_PER_TURN_IN_LINE);
+            self.resume(id);
+        }
+    }
+
+    /// The text of the metrics, for a connection that [`Hub::poll_inquiry`] named.
+    pub fn handle_metrics(&mut self, now: Now, id: ConnId, text: &str) {
+        self.answer_metrics(now, id, text);
+    }
+
+    /// The daemon is ending: closes every connection and lets in no more.
+    pub fn handle_shutdown(&mut self, now: Now) {
+        self.is_draining = true;
+        let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
+        for id in ids {
+            self.close(now, id, CloseReason::Shutdown);
+        }
+    }
+
+    // Outputs.
+
+    /// The next job to hand to a worker; never more than the credits given.
+    pub fn poll_job(&mut self) -> Option<(usize, Job)> {
+        self.jobs.pop()
+    }
+
+    /// The next connection with something to write; answered by [`Hub::handle_written`].
+    pub fn poll_flush(&mut self) -> Option<(ConnId, &mut S, &mut SendQueue)> {
+        loop {
+            let id = self.dirty.pop_front()?;
+            let is_due = self.table.get_mut(id).is_some_and(|entry| {
+                entry.conn.set_dirty(false);
+                entry.conn.may_flush()
+            });
+            if is_due {
+                // Looked up again, since a borrow may not leave a loop that goes on.
+                let entry = self.table.get_mut(id)?;
+                return Some((id, &mut entry.socket, &mut entry.conn.queue));
+            }
+        }
+    }
+
+    /// The next connection that may be read again.
+    pub fn poll_resumed(&mut self) -> Option<ConnId> {
+        self.resumed.pop_front()
+    }
+
+    /// The next connection that is over: frees its slot.
+    pub fn poll_closed(&mut self) -> Option<(S, Farewell)> {
+        loop {
+            let id = self.closed.pop_front()?;
+            let Some(entry) = self.table.remove(id) else {
+                continue;
+            };
+            let conn = entry.conn;
+            self.admission.release(conn.entrance, conn.peer.ip());
+            let reason = conn.closed_reason().unwrap_or(CloseReason::Internal);
+            self.counters.closes[reason.index()] += 1;
+            let farewell = Farewell {
+                id,
+                peer: conn.peer,
+                reason,
+                opened_at: conn.opened_at,
+                traffic: conn.traffic,
+            };
+            return Some((entry.socket, farewell));
+        }
+    }
+
+    /// The next connection that waits for the text of the metrics.
+    pub fn poll_inquiry(&mut self) -> Option<ConnId> {
+        self.inquiries.pop_front()
+    }
+
+    /// When [`Hub::handle_timeout`] must be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Whether there is something to do without any further input: the shell must not sleep.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.resumed.is_empty()
+            || !self.closed.is_empty()
+            || !self.inquiries.is_empty()
+            || self.jobs.has_ready()
+    }
+
+    /// The socket of a connection.
+    pub fn socket_mut(&mut self, id: ConnId) -> Option<&mut S> {
+        self.table.get_mut(id).map(|entry| &mut entry.socket)
+    }
+
+    /// Number of connections of every kind.
+    #[must_use]
+    pub fn connections_len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// What was counted, and the sizes as they are now.
+    #[must_use]
+    pub fn counters(&self) -> HubCounters {
+        HubCounters {
+            connections: self.admission.len(),
+            members: self.members.members_len(),
+            rooms: self.members.rooms_len(),
+            ..self.counters.clone()
+        }
+    }
+
+    /// Asserts the invariants; for the simulator. Takes time in the number of connections.
+    pub fn check_invariants(&self) {
+        self.members.check_invariants();
+        self.wheel.check_invariants();
+        let mut members_len = 0;
+        for conn in self.table.iter() {
+            conn.check_invariants();
+            if let Some(deadline) = conn.next_deadline(&self.limits) {
+                assert!(
+                    self.wheel.contains(conn.id.slot),
+                    "{}: no timer until {deadline:?}",
+                    conn.id
+                );
+            }
+            let rooms = self.members.rooms_of(conn.id.slot).count();
+            assert!(
+                rooms == 0 || !conn.is_ending(),
+                "{}: a member that is ending",
+                conn.id
+            );
+            members_len += rooms;
+            assert_eq!(
+                conn.is_dirty(),
+                self.dirty.contains(&conn.id),
+                "{}: the dirty mark and the list differ",
+                conn.id
+            );
+            assert!(
+                conn.closed_reason().is_none() || self.closed.contains(&conn.id),
+                "{}: over, and nobody will reap it",
+                conn.id
+            );
+            assert!(conn.in_flight() <= self.limits.inbound_messages_max);
+        }
+        assert_eq!(
+            members_len,
+            self.members.members_len(),
+            "a member without a connection"
+        );
+        assert_eq!(self.table.len(), self.admission.len());
+    }
+
+    // Between the parts of the hub.
+
+    fn reading(&mut self, id: ConnId) -> Reading {
+        let Some(entry) = self.table.get_mut(id) else {
+            return Reading::Over;
+        };
+        let conn = &mut entry.conn;
+        if conn.closed_reason().is_some() {
+            return Reading::Over;
+        }
+        if conn.is_reading(&self.limits) {
+            return Reading::Continue;
+        }
+        if !conn.set_paused(true) {
+            self.counters.reads_paused += u64::from(conn.open().is_some());
+        }
+        Reading::Paused
+    }
+
+    /// Tells the shell to read again, if it was told not to and the cause has gone.
+    fn resume(&mut self, id: ConnId) {
+        if let Some(entry) = self.table.get_mut(id) {
+            let conn = &mut entry.conn;
+            if conn.is_paused() && conn.is_reading(&self.limits) {
+                conn.set_paused(false);
+                self.resumed.push_back(id);
+            }
+        }
+    }
+
+    /// Puts the connection into the wheel for its next deadline.
+    fn arm(&mut self, id: ConnId) {
+        if let Some(entry) = self.table.get_mut(id)
+            && let Some(deadline) = entry.conn.next_deadline(&self.limits)
+        {
+            self.wheel.set_earlier(id.slot, deadline);
+        }
+    }
+
+    fn handle_drained(&mut self, now: Now, id: ConnId) -> SocketAction {
+        let Some(entry) = self.table.get_mut(id) else {
+            return SocketAction::None;
+        };
+        let conn = &mut entry.conn;
+        match conn.after_drain(now.instant, &self.limits) {
+            AfterDrain::Nothing => {
+                if conn.set_owes_skips(false) {
+                    self.tell_skips(id);
+                }
+                if self.is_paused(id) {
+                    self.read_messages(now, id, usize::MAX);
+                    self.resume(id);
+                }
+            }
+            AfterDrain::NextRequest => {
+                conn.start_next_head(now.instant, &self.limits);
+                self.arm(id);
+                self.read_head(now, id);
+                self.resume(id);
+            }
+            AfterDrain::ShutDownWrite => {
+                self.arm(id);
+                self.resume(id);
+                return SocketAction::ShutDownWrite;
+            }
+            AfterDrain::Over => self.end(now, id, CloseReason::Normal),
+        }
+        SocketAction::None
+    }
+
+    fn is_paused(&mut self, id: ConnId) -> bool {
+        self.table
+            .get_mut(id)
+            .is_some_and(|entry| entry.conn.is_paused())
+    }
+}
+
+/// Puts a connection into the list of those to write to, unless it is there or cannot be.
+fn mark_dirty(conn: &mut Connection, dirty: &mut VecDeque<ConnId>) {
+    if conn.may_flush() && !conn.set_dirty(true) {
+        dirty.push_back(conn.id);
+    }
+}
+
+/// How many messages a connection that stood in line may have turned into jobs before the next in
+/// line has its turn.
+const MESSAGES_PER_TURN_IN_LINE: usize = 64;

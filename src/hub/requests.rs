@@ -1,0 +1,429 @@
+//! HTTP: which request gets what, and how one becomes a WebSocket.
+
+use http::header::{HOST, ORIGIN};
+use http::{HeaderName, Method, Request, StatusCode};
+
+use super::{Hub, mark_dirty};
+use crate::auth;
+use crate::base::{CloseReason, ConnId, Now};
+use crate::conn::heartbeat::Heartbeat;
+use crate::conn::{Entrance, Open, Purpose};
+use crate::exchange::Job;
+use crate::wire::frame::{self, Frames};
+use crate::wire::http::{Head, Response, has_body, has_valid_host, keeps_alive, parse_head};
+use crate::wire::raw::{QueryError, RoomRequest, parse_query};
+use crate::wire::upgrade;
+use crate::wire::websocket::Inbound;
+
+/// What a path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint {
+    Page,
+    Health,
+    Ready,
+    Metrics,
+    Rooms,
+    Echo,
+}
+
+impl Endpoint {
+    fn at(entrance: Entrance, path: &str) -> Option<Self> {
+        match (entrance, path) {
+            (_, "/healthz") => Some(Self::Health),
+            (Entrance::Admin, "/readyz") => Some(Self::Ready),
+            (Entrance::Admin, "/metrics") => Some(Self::Metrics),
+            (Entrance::Admin, _) => None,
+            (_, "/") => Some(Self::Page),
+            (_, "/ws") => Some(Self::Rooms),
+            (_, "/echo") => Some(Self::Echo),
+            _ => None,
+        }
+    }
+
+    fn is_websocket(self) -> bool {
+        matches!(self, Self::Rooms | Self::Echo)
+    }
+
+    /// The methods it answers, as `Allow` lists them.
+    fn allow(self) -> &'static str {
+        if self.is_websocket() {
+            "GET"
+        } else {
+            "GET, HEAD"
+        }
+    }
+}
+
+/// A request for a WebSocket that is not granted.
+struct Refusal {
+    status: StatusCode,
+    text: &'static str,
+    /// What a browser, which cannot see the status, is closed with.
+    reason: CloseReason,
+}
+
+/// How the connection is to be used after an answer.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    is_head_request: bool,
+    /// How the connection ends; `None` to keep it.
+    end: Option<CloseReason>,
+}
+
+impl Manner {
+    const REFUSE: Self = Self {
+        is_head_request: false,
+        end: Some(CloseReason::Refused),
+    };
+}
+
+impl<S> Hub<S> {
+    /// Looks for a whole head in what was received, and acts on it.
+    pub(super) fn read_head(&mut self, now: Now, id: ConnId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Some(buffer) = entry.conn.head_mut() else {
+            return;
+        };
+        // Empty lines before a request are to be ignored (RFC 9112, section 2.2).
+        let blank = buffer
+            .iter()
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
+        buffer.drain(..blank.min(buffer.len()));
+        if buffer.is_empty() {
+            return;
+        }
+        match parse_head(buffer, self.limits.head_bytes_max) {
+            Head::Partial => {}
+            Head::Complete { request, bytes } => {
+                let rest = buffer.split_off(bytes);
+                self.request(now, id, *request, rest);
+            }
+            Head::Malformed(status) => {
+                let text = if status == StatusCode::BAD_REQUEST {
+                    "this is not an HTTP/1.1 request\n"
+                } else {
+                    "the request head is too large\n"
+                };
+                self.answer(
+                    now,
+                    id,
+                    &Response::plain(status, text),
+                    Vec::new(),
+                    Manner::REFUSE,
+                );
+            }
+        }
+    }
+
+    fn request(&mut self, now: Now, id: ConnId, request: Request<()>, rest: Vec<u8>) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let entrance = entry.conn.entrance;
+        if !has_valid_host(&request) {
+            let response = Response::plain(StatusCode::BAD_REQUEST, "one Host is needed\n");
+            return self.answer(now, id, &response, rest, Manner::REFUSE);
+        }
+        let endpoint = Endpoint::at(entrance, request.uri().path());
+        if entrance == Entrance::Overload && endpoint != Some(Endpoint::Health) {
+            let response =
+                Response::plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
+                    .header("Retry-After", RETRY_AFTER_SECS);
+            let manner = Manner {
+                is_head_request: false,
+                end: Some(CloseReason::Capacity),
+            };
+            return self.answer(now, id, &response, rest, manner);
+        }
+        // A body is nobody's business here: the answer goes out and the connection ends.
+        let is_kept = keeps_alive(&request) && !has_body(&request) && !self.is_draining;
+        let manner = Manner {
+            is_head_request: request.method() == Method::HEAD,
+            end: (!is_kept).then_some(CloseReason::Answered),
+        };
+        let Some(endpoint) = endpoint else {
+            let response = Response::plain(StatusCode::NOT_FOUND, "no such page\n");
+            return self.answer(now, id, &response, rest, manner);
+        };
+        let is_allowed = request.method() == Method::GET
+            || (request.method() == Method::HEAD && !endpoint.is_websocket());
+        if !is_allowed {
+            let response = Response::plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+                .header("Allow", endpoint.allow());
+            return self.answer(now, id, &response, rest, manner);
+        }
+        match endpoint {
+            Endpoint::Page => {
+                let response = Response::new(StatusCode::OK, "text/html; charset=utf-8", PAGE)
+                    .header("Content-Security-Policy", PAGE_POLICY)
+                    .header("Cache-Control", "no-cache");
+                self.answer(now, id, &response, rest, manner);
+            }
+            Endpoint::Health | Endpoint::Ready => {
+                let response = if self.is_draining {
+                    Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
+                } else {
+                    Response::plain(StatusCode::OK, "ok")
+                };
+                self.answer(now, id, &response, rest, manner);
+            }
+            Endpoint::Metrics => self.inquire(now, id, rest, manner),
+            Endpoint::Rooms | Endpoint::Echo => self.upgrade(now, id, endpoint, request, rest),
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        endpoint: Endpoint,
+        request: Request<()>,
+        rest: Vec<u8>,
+    ) {
+        let origin = header_text(&request, &ORIGIN);
+        let host = header_text(&request, &HOST).unwrap_or_default();
+        let is_foreign = origin
+            .as_ref()
+            .is_some_and(|origin| !self.origins.allows(origin, &host));
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let switching = match upgrade::accept(request) {
+            Ok(switching) => switching,
+            Err(error) => {
+                let response = Response::plain(error.status(), error.text())
+                    .header("Upgrade", "websocket")
+                    .header("Sec-WebSocket-Version", "13");
+                return self.answer(now, id, &response, rest, Manner::REFUSE);
+            }
+        };
+        if is_foreign || self.is_draining {
+            let (status, text) = if is_foreign {
+                (StatusCode::FORBIDDEN, "this origin is not allowed\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            };
+            let response = Response::plain(status, text).header("Retry-After", RETRY_AFTER_SECS);
+            return self.answer(now, id, &response, rest, Manner::REFUSE);
+        }
+        let granted = match endpoint {
+            Endpoint::Echo => Ok((Purpose::Echo, Vec::new())),
+            _ => self.grant(&query),
+        };
+        match granted {
+            Ok((purpose, rooms)) => {
+                let mut inbound = Inbound::default();
+                if !rest.is_empty() {
+                    inbound.feed(&rest, self.limits.message_bytes_max);
+                }
+                let heartbeat = Heartbeat::new(now.instant, &self.limits, &mut self.prng);
+                let open = Open {
+                    inbound,
+                    purpose,
+                    input_end: None,
+                    heartbeat,
+                };
+                self.join(now, id, open, rooms, switching);
+            }
+            Err(refusal) if origin.is_some() => self.refuse_in_band(now, id, &refusal, switching),
+            Err(refusal) => {
+                let response = Response::plain(refusal.status, refusal.text);
+                self.answer(now, id, &response, rest, Manner::REFUSE);
+            }
+        }
+    }
+
+    /// What a query for rooms may have.
+    fn grant(&self, query: &str) -> Result<(Purpose, Vec<crate::base::RoomName>), Refusal> {
+        let RoomRequest {
+            rooms,
+            user,
+            target,
+            form,
+            echo,
+        } = parse_query(query, self.limits.rooms_per_connection_max).map_err(
+            |error| match error {
+                QueryError::Bad(text) => Refusal {
+                    status: StatusCode::BAD_REQUEST,
+                    text,
+                    reason: CloseReason::BadRequest,
+                },
+                QueryError::TooManyRooms => Refusal {
+                    status: StatusCode::BAD_REQUEST,
+                    text: "too many rooms for one connection\n",
+                    reason: CloseReason::ChannelLimit,
+                },
+            },
+        )?;
+        if rooms
+            .iter()
+            .any(|room| !auth::may_join(user.as_ref(), room))
+        {
+            return Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                text: "a room is not open to this user\n",
+                reason: CloseReason::PermissionDenied,
+            });
+        }
+        Ok((
+            Purpose::Rooms {
+                target,
+                user,
+                form,
+                echo,
+            },
+            rooms,
+        ))
+    }
+
+    /// Queues the 101 and asks the workers for every room; the 101 leaves when all are joined, so
+    /// that whoever sees it is a member already, and a refusal can still take its place.
+    fn join(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        open: Open,
+        rooms: Vec<crate::base::RoomName>,
+        switching: Vec<u8>,
+    ) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        conn.queue.push_whole(&Frames::whole(switching));
+        let form = match &open.purpose {
+            Purpose::Rooms { form, .. } => Some(*form),
+            Purpose::Echo => None,
+        };
+        conn.start_joining(now.instant, open, rooms.len(), &self.limits);
+        let Some(form) = form else {
+            self.open_up(now, id);
+            return;
+        };
+        for room in rooms {
+            self.jobs.push_assured(
+                &room,
+                Job::Subscribe {
+                    conn: id,
+                    room: room.clone(),
+                    form,
+                },
+            );
+        }
+        self.arm(id);
+    }
+
+    /// Grants the upgrade only to close it: the one way to tell a browser why.
+    fn refuse_in_band(&mut self, now: Now, id: ConnId, refusal: &Refusal, switching: Vec<u8>) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        conn.queue.push_whole(&Frames::whole(switching));
+        if let Some(code) = refusal.reason.code() {
+            conn.queue
+                .push_close(frame::close(code, refusal.reason.text()));
+        }
+        let deadline = now.instant + self.limits.close_linger;
+        conn.start_closing(refusal.reason, deadline, false);
+        self.after_start_of_closing(id);
+    }
+
+    /// Takes the 101 back from a connection whose rooms were not all joined.
+    pub(super) fn refuse_joining(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        entry.conn.queue.clear();
+        self.leave_rooms(id);
+        let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")
+            .header("Retry-After", RETRY_AFTER_SECS);
+        let manner = Manner {
+            is_head_request: false,
+            end: Some(reason),
+        };
+        self.answer(now, id, &response, Vec::new(), manner);
+    }
+
+    /// Answers a peer that has begun a request and not finished it in time.
+    pub(super) fn answer_timeout(&mut self, now: Now, id: ConnId) {
+        let response = Response::plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n");
+        let manner = Manner {
+            is_head_request: false,
+            end: Some(CloseReason::HandshakeTimeout),
+        };
+        self.answer(now, id, &response, Vec::new(), manner);
+    }
+
+    /// Asks the shell for the text of the metrics.
+    fn inquire(&mut self, now: Now, id: ConnId, rest: Vec<u8>, manner: Manner) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        entry
+            .conn
+            .start_answering(now.instant, rest, manner.end, &self.limits);
+        self.inquiries.push_back(id);
+    }
+
+    pub(super) fn answer_metrics(&mut self, now: Now, id: ConnId, text: &str) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let is_kept = entry.conn.is_kept_alive();
+        let response = Response::new(StatusCode::OK, "text/plain; version=0.0.4", text.as_bytes());
+        entry
+            .conn
+            .queue
+            .push_whole(&Frames::whole(response.encode(now.unix_ms, is_kept, false)));
+        *self
+            .counters
+            .responses
+            .entry(StatusCode::OK.as_u16())
+            .or_default() += 1;
+        mark_dirty(&mut entry.conn, &mut self.dirty);
+    }
+
+    fn answer(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        response: &Response<'_>,
+        rest: Vec<u8>,
+        manner: Manner,
+    ) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        *self
+            .counters
+            .responses
+            .entry(response.status().as_u16())
+            .or_default() += 1;
+        let bytes = response.encode(now.unix_ms, manner.end.is_none(), manner.is_head_request);
+        conn.queue.push_whole(&Frames::whole(bytes));
+        conn.start_answering(now.instant, rest, manner.end, &self.limits);
+        self.arm(id);
+        if let Some(entry) = self.table.get_mut(id) {
+            mark_dirty(&mut entry.conn, &mut self.dirty);
+        }
+    }
+}
+
+/// The page at `/`.
+const PAGE: &[u8] = include_bytes!("../pages/wall.html");
+
+/// The page brings everything with it and talks to nobody but this server.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
+     style-src 'unsafe-inline'; img-src data:; connect-src 'self' ws: wss:; \
+     frame-ancestors 'none'; base-uri 'none'";
+
+/// How long a refused client should wait, in seconds.
+const RETRY_AFTER_SECS: &str = "5";
+
+fn header_text(request: &Request<()>, name: &HeaderName) -> Option<String> {
+    let value = request.headers().get(name)?;
+    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+}

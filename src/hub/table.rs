@@ -1,0 +1,83 @@
+//! The connections, by slot, each with the socket the shell attached to it.
+//!
+//! Invariant: an id whose generation is not the slot's finds nothing, so that a late event or
+//! answer for a dead connection cannot reach its successor.
+
+use slab::Slab;
+
+use crate::base::ConnId;
+use crate::conn::Connection;
+
+/// Connections with their sockets.
+#[derive(Debug)]
+pub(super) struct Table<S> {
+    slots: Slab<Entry<S>>,
+    /// Uses of each slot so far.
+    generations: Vec<u32>,
+}
+
+/// One connection with its socket.
+#[derive(Debug)]
+pub(super) struct Entry<S> {
+    pub(super) conn: Connection,
+    pub(super) socket: S,
+}
+
+impl<S> Table<S> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Slab::new(),
+            generations: Vec::new(),
+        }
+    }
+
+    /// Makes an entry under a new id.
+    pub(super) fn insert(&mut self, socket: S, conn: impl FnOnce(ConnId) -> Connection) -> ConnId {
+        let vacant = self.slots.vacant_entry();
+        let slot = vacant.key();
+        if self.generations.len() == slot {
+            self.generations.push(0);
+        }
+        let id = ConnId {
+            slot: slot as u32,
+            generation: self.generations[slot],
+        };
+        vacant.insert(Entry {
+            conn: conn(id),
+            socket,
+        });
+        id
+    }
+
+    /// Frees the slot of `id`.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Entry<S>> {
+        self.get_mut(id)?;
+        // `u32::MAX` is kept free for `ConnId::NONE`.
+        let generation = &mut self.generations[id.slot as usize];
+        *generation = generation.wrapping_add(1) % u32::MAX;
+        self.slots.try_remove(id.slot as usize)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Entry<S>> {
+        self.slots
+            .get_mut(id.slot as usize)
+            .filter(|entry| entry.conn.id == id)
+    }
+
+    /// The connection in a slot that is known to be in use.
+    #[inline]
+    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots
+            .get_mut(slot as usize)
+            .map(|entry| &mut entry.conn)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().map(|(_, entry)| &entry.conn)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+}
