@@ -1,0 +1,118 @@
+//! The two crews a loop can have: worker threads, or itself.
+
+use std::time::Instant;
+
+use crate::base::Now;
+use crate::exchange::{Effect, Job};
+use crate::net::Crew;
+use crate::shard::RoomShard;
+use crate::worker::{Mailbox, Pool};
+
+/// Worker threads behind channels.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pool: Pool,
+    mailbox: Mailbox,
+}
+
+impl Threads {
+    pub(super) fn new(pool: Pool, mailbox: Mailbox) -> Self {
+        Self { pool, mailbox }
+    }
+
+    /// Ends the threads. The mailbox goes first, so that none waits for room in it.
+    pub(super) fn stop(self) {
+        drop(self.mailbox);
+        self.pool.stop();
+    }
+}
+
+impl Crew for Threads {
+    fn len(&self) -> usize {
+        self.pool.len()
+    }
+
+    fn free(&self, worker: usize) -> usize {
+        self.pool.free(worker)
+    }
+
+    fn hand_over(&mut self, _now: Now, worker: usize, job: Job) {
+        self.pool.hand_over(worker, job);
+    }
+
+    fn end_of_jobs(&mut self, _now: Now) {
+        // The effects are looked at next; what is sent after this look finds the flag clear.
+        self.mailbox.clear_flag();
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        self.mailbox.poll()
+    }
+
+    fn has_effects(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    fn has_failed(&self) -> bool {
+        self.mailbox.has_failed()
+    }
+}
+
+/// The loop's own thread (`--workers 0`): a job is done when it is handed over.
+#[derive(Debug)]
+pub(super) struct Inline {
+    shard: RoomShard,
+    jobs_max: usize,
+    has_effects: bool,
+}
+
+impl Inline {
+    pub(super) fn new(shard: RoomShard, jobs_max: usize) -> Self {
+        Self {
+            shard,
+            jobs_max,
+            has_effects: false,
+        }
+    }
+}
+
+impl Crew for Inline {
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn free(&self, _worker: usize) -> usize {
+        // While effects wait, doing more jobs would only make more of them.
+        if self.has_effects { 0 } else { self.jobs_max }
+    }
+
+    fn hand_over(&mut self, now: Now, _worker: usize, job: Job) {
+        self.shard.handle_job(now, job);
+    }
+
+    fn end_of_jobs(&mut self, now: Now) {
+        self.shard.handle_timeout(now);
+    }
+
+    fn poll_effect(&mut self) -> Option<Effect> {
+        let effect = self.shard.poll_effect();
+        self.has_effects = effect.is_some();
+        effect
+    }
+
+    fn has_effects(&self) -> bool {
+        self.has_effects
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.shard.poll_timeout()
+    }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,26 @@
+//! How much of each kind of work one turn of the loop may do, so that none starves another. What
+//! is left over stays in its backlog, and the next turn does not sleep.
+
+/// Connections accepted from one listener.
+pub(super) const ACCEPTS: usize = 64;
+
+/// Connections read, once each.
+pub(super) const READS: usize = 512;
+
+/// Most bytes taken from one connection.
+pub(super) const READ_BYTES: usize = 64 << 10;
+
+/// Connections that effects may be pushed to; an effect begun is finished.
+pub(super) const PUSHES: usize = 4096;
+
+/// Timers looked at.
+pub(super) const TIMERS: usize = 1024;
+
+/// Connections written to, once each.
+pub(super) const WRITES: usize = 1024;
+
+/// Pieces offered to one write.
+pub(super) const SLICES: usize = 32;
+
+/// Events taken from the kernel at once.
+pub(super) const EVENTS: usize = 1024;

@@ -1,0 +1,33 @@
+//! What the loop needs of those who do its jobs, be they threads or itself.
+
+use std::time::Instant;
+
+use crate::base::Now;
+use crate::exchange::{Effect, Job};
+
+/// The workers, as the loop sees them. Nothing here waits.
+pub(crate) trait Crew {
+    /// Number of workers.
+    fn len(&self) -> usize;
+
+    /// How many jobs a worker can be handed now.
+    fn free(&self, worker: usize) -> usize;
+
+    /// Hands a job over. There is room, as [`Crew::free`] said before.
+    fn hand_over(&mut self, now: Now, worker: usize, job: Job);
+
+    /// All jobs of this turn are handed over.
+    fn end_of_jobs(&mut self, now: Now);
+
+    /// The next effect.
+    fn poll_effect(&mut self) -> Option<Effect>;
+
+    /// Whether [`Crew::poll_effect`] has something to give.
+    fn has_effects(&self) -> bool;
+
+    /// When [`Crew::end_of_jobs`] must be called again although no job has come.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Whether a worker has died, so that nothing can go on.
+    fn has_failed(&self) -> bool;
+}

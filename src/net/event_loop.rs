@@ -1,0 +1,523 @@
+//! The poll loop. One turn is a fixed list of phases:
+//!
+//! | # | phase | does | bound |
+//! |---|---|---|---|
+//! | 1 | wait | sleeps until an event, a deadline, or not at all if there is a backlog | |
+//! | 2 | clock | reads the clocks, once | |
+//! | 3 | note | events become lists of what to accept, read and write; nothing else | `EVENTS` |
+//! | 4 | accept | connections into the hub | `ACCEPTS` a listener |
+//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES` |
+//! | 6 | jobs | the hub's jobs to the workers | the workers' queues |
+//! | 7 | effects | what the workers say, into the hub | `PUSHES`; ends early to flush |
+//! | 8 | expire | timers | `TIMERS` |
+//! | 9 | flush | one write a connection that has something queued | `WRITES`, `SLICES` |
+//! | 10 | reap | frees what is over, one log line each | |
+//!
+//! Jobs come before effects so that with `--workers 0`, where handing a job over is doing it, what
+//! was received in a turn leaves in the same turn.
+//!
+//! Never: decides anything about a connection; the hub does. Never blocks but in phase 1.
+//!
+//! Invariant: readiness is edge-triggered and registrations never change, so whatever the kernel
+//! has announced is remembered until it has been read or written to the end.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use mio::{Events, Interest, Poll, Token};
+
+use super::budget;
+use super::crew::Crew;
+use super::listener::{Accepted, Listener};
+use super::socket::{ReadOutcome, Socket};
+use crate::base::{CloseReason, ConnId, Now, Severity};
+use crate::clock;
+use crate::hub::{Farewell, Hub, HubCounters, Reading, SocketAction};
+
+/// The loop with everything it owns.
+pub(crate) struct EventLoop<C> {
+    poll: Poll,
+    hub: Hub<Socket>,
+    crew: C,
+    listeners: Vec<Listener>,
+    orders: Receiver<Order>,
+    /// Renders the metrics.
+    metrics: MetricsText,
+    /// Sockets to read, each once.
+    readable: VecDeque<ConnId>,
+    scratch: Box<[u8]>,
+    counters: LoopCounters,
+    /// Once the daemon is ending: when it does not wait any longer.
+    ending: Option<Instant>,
+}
+
+/// Makes the text of the metrics.
+pub(crate) type MetricsText = Box<dyn Fn(&HubCounters, LoopCounters) -> String>;
+
+/// What the loop itself has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LoopCounters {
+    /// Turns.
+    pub(crate) turns: u64,
+    /// Times that accepting was paused for want of descriptors.
+    pub(crate) accept_pauses: u64,
+}
+
+/// Why the loop cannot go on.
+#[derive(Debug)]
+pub(crate) enum LoopError {
+    /// The kernel does not give events.
+    Poll(io::Error),
+    /// A worker thread has died.
+    Worker,
+}
+
+impl fmt::Display for LoopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poll(_) => f.write_str("cannot wait for events"),
+            Self::Worker => f.write_str("a worker thread has died"),
+        }
+    }
+}
+
+impl std::error::Error for LoopError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Poll(source) => Some(source),
+            Self::Worker => None,
+        }
+    }
+}
+
+/// What can be asked of a running loop.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Stop,
+}
+
+/// Asks things of a running loop, from any thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    orders: Sender<Order>,
+    waker: Arc<mio::Waker>,
+}
+
+/// The loop's end of a [`Control`].
+#[derive(Debug)]
+pub(crate) struct Orders(Receiver<Order>);
+
+/// A control over a loop that polls where `waker` wakes.
+pub(crate) fn control(waker: Arc<mio::Waker>) -> (Control, Orders) {
+    let (sender, receiver) = bounded(8);
+    (
+        Control {
+            orders: sender,
+            waker,
+        },
+        Orders(receiver),
+    )
+}
+
+impl Control {
+    /// Asks the loop to end: the first time in good order, the second time at once.
+    pub(crate) fn stop(&self) {
+        // More orders than fit are repetitions.
+        let _ = self.orders.try_send(Order::Stop);
+        if let Err(error) = self.waker.wake() {
+            log::error!("the loop cannot be woken: {error}");
+        }
+    }
+}
+
+impl<C: Crew> EventLoop<C> {
+    /// The token of the waker that this loop expects to be registered.
+    pub(crate) const WAKER: Token = Token(token_bits(0));
+
+    /// A loop over `poll`.
+    ///
+    /// # Errors
+    /// When the listeners cannot be registered.
+    pub(crate) fn new(
+        poll: Poll,
+        hub: Hub<Socket>,
+        crew: C,
+        mut listeners: Vec<Listener>,
+        orders: Orders,
+        metrics: MetricsText,
+    ) -> io::Result<Self> {
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            let token = Token(token_bits(number + 1));
+            poll.registry()
+                .register(&mut listener.socket, token, Interest::READABLE)?;
+        }
+        Ok(Self {
+            poll,
+            hub,
+            crew,
+            listeners,
+            orders: orders.0,
+            metrics,
+            readable: VecDeque::new(),
+            scratch: vec![0; budget::READ_BYTES].into(),
+            counters: LoopCounters::default(),
+            ending: None,
+        })
+    }
+
+    /// Turns until told to stop and done with it. Gives the crew back.
+    ///
+    /// # Errors
+    /// When the loop cannot go on.
+    pub(crate) fn run(mut self) -> Result<C, LoopError> {
+        let mut events = Events::with_capacity(budget::EVENTS);
+        let mut now = clock::read();
+        self.grant_credits(now);
+        loop {
+            self.wait(now.instant, &mut events)?;
+            now = clock::read();
+            self.counters.turns += 1;
+            self.note(&events);
+            self.obey(now);
+            self.accept(now);
+            self.receive(now);
+            self.hand_over(now);
+            self.apply_effects(now);
+            self.hub.handle_timeout(now, budget::TIMERS);
+            self.flush(now);
+            self.answer_inquiries(now);
+            self.reap(now);
+            if self.crew.has_failed() {
+                return Err(LoopError::Worker);
+            }
+            if self.is_done(now.instant) {
+                return Ok(self.crew);
+            }
+        }
+    }
+
+    // The phases.
+
+    fn wait(&mut self, now: Instant, events: &mut Events) -> Result<(), LoopError> {
+        let timeout = if self.has_backlog() {
+            Some(Duration::ZERO)
+        } else {
+            self.sleep(now)
+        };
+        match self.poll.poll(events, timeout) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            Err(error) => Err(LoopError::Poll(error)),
+        }
+    }
+
+    fn note(&mut self, events: &Events) {
+        for event in events {
+            let bits = event.token().0;
+            if let Some(number) = special_number(bits) {
+                // The waker needs nothing: the mailbox and the orders are looked at in any case.
+                if let Some(listener) = number
+                    .checked_sub(1)
+                    .and_then(|at| self.listeners.get_mut(at))
+                {
+                    listener.is_ready = true;
+                }
+                continue;
+            }
+            let id = ConnId::from_bits(bits as u64);
+            let Some(socket) = self.hub.socket_mut(id) else {
+                continue;
+            };
+            if event.is_read_closed() {
+                socket.is_read_closed = true;
+            }
+            let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
+            if is_readable && !socket.is_listed && !socket.is_paused {
+                socket.is_listed = true;
+                self.readable.push_back(id);
+            }
+            if event.is_writable() {
+                self.hub.handle_writable(id);
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Now) {
+        while let Ok(order) = self.orders.try_recv() {
+            match (order, self.ending) {
+                (Order::Stop, None) => {
+                    log::info!(
+                        "stopping: {} connections to close",
+                        self.hub.connections_len()
+                    );
+                    self.listeners.clear();
+                    self.ending = Some(now.instant + ENDING_MAX);
+                    self.hub.handle_shutdown(now);
+                }
+                (Order::Stop, Some(_)) => {
+                    log::info!("told twice to stop: ending at once");
+                    self.ending = Some(now.instant);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Now) {
+        for listener in &mut self.listeners {
+            if listener
+                .paused_until
+                .is_some_and(|until| until > now.instant)
+            {
+                continue;
+            }
+            listener.paused_until = None;
+            for _ in 0..budget::ACCEPTS {
+                if !listener.is_ready {
+                    break;
+                }
+                match listener.accept() {
+                    Accepted::Empty => listener.is_ready = false,
+                    Accepted::Vanished => {}
+                    Accepted::Exhausted(error) => {
+                        self.counters.accept_pauses += 1;
+                        log::warn!("accepting pauses: {error}");
+                        listener.pause(now.instant);
+                        break;
+                    }
+                    Accepted::Connection(stream, peer) => {
+                        let socket = Socket::new(stream);
+                        match self.hub.handle_accept(now, listener.is_admin, peer, socket) {
+                            Ok(id) => register(&self.poll, &mut self.hub, now, id),
+                            Err(socket) => drop(socket),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Now) {
+        for _ in 0..self.readable.len().min(budget::READS) {
+            let Some(id) = self.readable.pop_front() else {
+                break;
+            };
+            let Some(socket) = self.hub.socket_mut(id) else {
+                continue;
+            };
+            socket.is_listed = false;
+            if socket.is_paused {
+                continue;
+            }
+            match socket.read(&mut self.scratch) {
+                ReadOutcome::Empty => {}
+                ReadOutcome::Eof => self.hub.handle_eof(now, id, CloseReason::Gone),
+                ReadOutcome::Failed => self.hub.handle_eof(now, id, CloseReason::Reset),
+                ReadOutcome::Bytes(len, has_more) => {
+                    let reading = self.hub.handle_bytes(now, id, &self.scratch[..len]);
+                    let Some(socket) = self.hub.socket_mut(id) else {
+                        continue;
+                    };
+                    match reading {
+                        Reading::Over => {}
+                        Reading::Paused => socket.is_paused = true,
+                        Reading::Continue => {
+                            if has_more {
+                                socket.is_listed = true;
+                                self.readable.push_back(id);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, now: Now) {
+        while let Some((worker, job)) = self.hub.poll_job() {
+            self.crew.hand_over(now, worker, job);
+        }
+        self.crew.end_of_jobs(now);
+    }
+
+    fn apply_effects(&mut self, now: Now) {
+        let mut pushes = 0;
+        while pushes < budget::PUSHES {
+            let Some(effect) = self.crew.poll_effect() else {
+                break;
+            };
+            let handled = self.hub.handle_effect(now, effect);
+            pushes += handled.pushes;
+            if handled.flush_first {
+                break;
+            }
+        }
+        self.grant_credits(now);
+        self.resume_reading();
+    }
+
+    fn flush(&mut self, now: Now) {
+        for _ in 0..budget::WRITES {
+            let Some((id, socket, queue)) = self.hub.poll_flush() else {
+                break;
+            };
+            let written = socket.write(queue);
+            let action = self.hub.handle_written(now, id, written);
+            if action == SocketAction::ShutDownWrite
+                && let Some(socket) = self.hub.socket_mut(id)
+            {
+                socket.shut_down_write();
+            }
+        }
+        self.resume_reading();
+    }
+
+    fn answer_inquiries(&mut self, now: Now) {
+        while let Some(id) = self.hub.poll_inquiry() {
+            let text = (self.metrics)(&self.hub.counters(), self.counters);
+            self.hub.handle_metrics(now, id, &text);
+        }
+    }
+
+    fn reap(&mut self, now: Now) {
+        let mut is_any = false;
+        while let Some((socket, farewell)) = self.hub.poll_closed() {
+            // Closing the descriptor takes it out of the poll.
+            drop(socket);
+            say_farewell(now.instant, &farewell);
+            is_any = true;
+        }
+        if is_any {
+            for listener in &mut self.listeners {
+                listener.paused_until = None;
+            }
+        }
+    }
+
+    // Between the phases.
+
+    /// Tells the hub how much room the workers' queues have.
+    fn grant_credits(&mut self, now: Now) {
+        for worker in 0..self.crew.len() {
+            self.hub.handle_room(now, worker, self.crew.free(worker));
+        }
+    }
+
+    fn resume_reading(&mut self) {
+        while let Some(id) = self.hub.poll_resumed() {
+            let Some(socket) = self.hub.socket_mut(id) else {
+                continue;
+            };
+            socket.is_paused = false;
+            if !socket.is_listed {
+                socket.is_listed = true;
+                self.readable.push_back(id);
+            }
+        }
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.hub.has_backlog()
+            || !self.readable.is_empty()
+            || self.crew.has_effects()
+            || self
+                .listeners
+                .iter()
+                .any(|listener| listener.is_ready && listener.paused_until.is_none())
+    }
+
+    /// How long to sleep; `None` is until an event.
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let paused = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.paused_until)
+            .min();
+        [
+            self.hub.poll_timeout(),
+            self.crew.poll_timeout(),
+            paused,
+            self.ending,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|deadline| deadline.saturating_duration_since(now))
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        match self.ending {
+            None => false,
+            Some(deadline) => {
+                if self.hub.connections_len() > 0 && now >= deadline {
+                    log::warn!(
+                        "{} connections did not end in time",
+                        self.hub.connections_len()
+                    );
+                }
+                self.hub.connections_len() == 0 || now >= deadline
+            }
+        }
+    }
+}
+
+/// Registers a socket for reading and writing, once and for all.
+fn register(poll: &Poll, hub: &mut Hub<Socket>, now: Now, id: ConnId) {
+    let Some(socket) = hub.socket_mut(id) else {
+        return;
+    };
+    let token = Token(id.to_bits() as usize);
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    if let Err(error) = poll
+        .registry()
+        .register(&mut socket.stream, token, interest)
+    {
+        log::warn!("a connection cannot be polled: {error}");
+        hub.handle_eof(now, id, CloseReason::Internal);
+    }
+}
+
+fn say_farewell(now: Instant, farewell: &Farewell) {
+    let level = match farewell.reason.severity() {
+        Severity::Ordinary => log::Level::Debug,
+        Severity::Notable => log::Level::Info,
+        Severity::Warning => log::Level::Warn,
+    };
+    let Farewell {
+        id,
+        peer,
+        reason,
+        opened_at,
+        traffic,
+    } = farewell;
+    log::log!(
+        level,
+        "closed id={id} peer={peer} reason={} code={} age={:.3}s rx={}B/{} tx={}B/{} skipped={}",
+        reason.label(),
+        reason.code().unwrap_or(0),
+        now.saturating_duration_since(*opened_at).as_secs_f64(),
+        traffic.received_bytes,
+        traffic.received_messages,
+        traffic.sent_bytes,
+        traffic.deliveries,
+        traffic.skipped,
+    );
+}
+
+/// Tokens that are no connection's: its slot is never `u32::MAX`.
+const fn token_bits(number: usize) -> usize {
+    number << 32 | u32::MAX as usize
+}
+
+fn special_number(bits: usize) -> Option<usize> {
+    (bits as u32 == u32::MAX).then_some(bits >> 32)
+}
+
+/// Longest wait for connections to end once told to stop.
+const ENDING_MAX: Duration = Duration::from_secs(4);

@@ -1,0 +1,14 @@
+//! The loop: the only code that knows mio.
+//!
+//! Floor 3. Moves bytes between sockets and the hub. Knows nothing of what a room is or what a
+//! client says.
+
+mod budget;
+mod crew;
+mod event_loop;
+mod listener;
+mod socket;
+
+pub(crate) use crew::Crew;
+pub(crate) use event_loop::{Control, EventLoop, LoopCounters, control};
+pub(crate) use listener::Listener;

@@ -1,0 +1,103 @@
+//! A connection's socket, with what the kernel has said about it.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::Shutdown;
+
+use mio::net::TcpStream;
+
+use super::budget;
+use crate::conn::send_queue::SendQueue;
+use crate::hub::Written;
+
+/// A socket as the loop attaches it to a connection.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(super) stream: TcpStream,
+    /// The kernel has said that the peer's direction is over, so reading must go on to its end:
+    /// no further event will come.
+    pub(super) is_read_closed: bool,
+    /// It is in the loop's list of sockets to read.
+    pub(super) is_listed: bool,
+    /// The hub wants nothing from it now.
+    pub(super) is_paused: bool,
+}
+
+/// What came of reading.
+#[derive(Debug)]
+pub(super) enum ReadOutcome {
+    /// So many bytes, and whether more may be waiting.
+    Bytes(usize, bool),
+    /// Nothing now.
+    Empty,
+    /// The peer has ended its stream.
+    Eof,
+    /// The transport failed.
+    Failed,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            is_read_closed: false,
+            is_listed: false,
+            is_paused: false,
+        }
+    }
+
+    /// Reads once.
+    pub(super) fn read(&mut self, scratch: &mut [u8]) -> ReadOutcome {
+        loop {
+            match self.stream.read(scratch) {
+                Ok(0) => return ReadOutcome::Eof,
+                // A short read means that the kernel has no more, and new bytes bring a new event.
+                Ok(len) => {
+                    return ReadOutcome::Bytes(len, len == scratch.len() || self.is_read_closed);
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return ReadOutcome::Empty,
+                    _ => return ReadOutcome::Failed,
+                },
+            }
+        }
+    }
+
+    /// Writes once what the queue offers.
+    pub(super) fn write(&mut self, queue: &mut SendQueue) -> Written {
+        let mut slices = [IoSlice::new(&[]); budget::SLICES];
+        let filled = queue.fill(&mut slices);
+        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+        let result = loop {
+            let result = match &slices[..filled] {
+                // One piece is the usual case, and `send` is cheaper than `writev`.
+                [only] => self.stream.write(only),
+                all => self.stream.write_vectored(all),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        match result {
+            Ok(bytes) => {
+                queue.advance(bytes);
+                // A short write means that the socket is full; the kernel says when it is not.
+                Written::Bytes {
+                    bytes,
+                    is_blocked: bytes < offered,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Written::Bytes {
+                bytes: 0,
+                is_blocked: true,
+            },
+            Err(_) => Written::Failed,
+        }
+    }
+
+    /// Ends the outgoing direction. A failure shows when the socket is next used.
+    pub(super) fn shut_down_write(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}

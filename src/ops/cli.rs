@@ -1,0 +1,607 @@
+//! The command line and the environment, as typed.
+//!
+//! Owns: the names, units, defaults and help texts of all options; `--help` is their only
+//! documentation in the code.
+//! Never: checks one option against another or resolves a name; that is [`super::config`].
+//!
+//! Invariants
+//! - Every option `--some-name` is also read from `ROOMCAST_SOME_NAME`; the flag wins, and an
+//!   empty variable counts as unset.
+//! - A list is given by repeating its flag, or with commas in its variable.
+//! - No number wraps: what does not fit is an error that names option, value and rule.
+
+use std::env;
+use std::ffi::OsString;
+use std::thread;
+use std::time::Duration;
+
+use clap::builder::{ArgAction, PossibleValuesParser, Resettable, TypedValueParser};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
+use log::LevelFilter;
+
+/// A value whose option can be turned off. (The derive macro would read a plain `Option` as "may
+/// be absent".)
+pub type Switchable<T> = Option<T>;
+
+/// The options as typed.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "roomcast", version, about = env!("CARGO_PKG_DESCRIPTION"), long_about = None)]
+pub struct Cli {
+    /// Addresses of the public listeners.
+    #[arg(
+        long,
+        env = "ROOMCAST_LISTEN",
+        value_name = "ADDR",
+        default_value = "0.0.0.0:7777",
+        // Brackets and addresses in a doc comment would be links.
+        help = "Public listener for WebSocket and HTTP: IPV4:PORT, [IPV6]:PORT or localhost:PORT. \
+                Port 0 picks a free one and logs it. Repeatable; commas in the environment"
+    )]
+    pub listen: Vec<String>,
+
+    /// Listener for health checks and metrics, a loopback address written as for --listen, or
+    /// "off".
+    #[arg(
+        long,
+        env = "ROOMCAST_ADMIN_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7778"
+    )]
+    pub admin_listen: String,
+
+    /// Patterns for the origins of web pages that may connect.
+    #[arg(
+        long,
+        env = "ROOMCAST_ALLOWED_ORIGIN",
+        value_name = "ORIGIN",
+        help = "Web origin whose pages may connect: https://example.com[:PORT], \
+                https://*.example.com or \"*\" for any. Requests without an Origin header are \
+                always allowed. Repeatable; commas in the environment [default: the same origin]"
+    )]
+    pub allowed_origin: Vec<String>,
+
+    /// Worker threads; the default is the number of cores less one, at least 1. 0 does their work
+    /// on the loop thread. Each adds a stack and a bounded queue of jobs.
+    #[arg(
+        long,
+        env = "ROOMCAST_WORKERS",
+        value_name = "N",
+        default_value_t = default_workers(),
+        value_parser = parse_count
+    )]
+    pub workers: usize,
+
+    /// Connections on the public listeners; one more is answered 503. Lowered, with a warning, to
+    /// what the file limit allows. An idle connection costs up to 2 KiB, a busy one its queues.
+    #[arg(
+        long,
+        env = "ROOMCAST_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value = "100000",
+        value_parser = parse_count
+    )]
+    pub max_connections: usize,
+
+    /// Connections from one address; 0 or "off" sets no bound.
+    #[arg(
+        long,
+        env = "ROOMCAST_MAX_CONNECTIONS_PER_IP",
+        value_name = "N",
+        default_value = "0",
+        value_parser = parse_count_or_off
+    )]
+    pub max_connections_per_ip: usize,
+
+    /// Largest inbound message, in bytes or with a unit; a larger one closes 1009. While it
+    /// arrives in pieces, a connection holds up to this much memory.
+    #[arg(
+        long,
+        env = "ROOMCAST_MAX_MESSAGE_SIZE",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        value_parser = parse_size
+    )]
+    pub max_message_size: usize,
+
+    /// Rooms one connection may be in, its personal room aside. Memory per connection grows with
+    /// the rooms it is in.
+    #[arg(
+        long,
+        env = "ROOMCAST_MAX_ROOMS_PER_CONNECTION",
+        value_name = "N",
+        default_value = "128",
+        value_parser = parse_count
+    )]
+    pub max_rooms_per_connection: usize,
+
+    /// Time from accept until a connection is upgraded or answered.
+    #[arg(
+        long,
+        env = "ROOMCAST_HANDSHAKE_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub handshake_timeout: Duration,
+
+    /// Messages of one connection waiting for a worker; at the bound its socket is not read.
+    /// Memory per connection: also bounded to four times --max-message-size, at least 256KiB.
+    #[arg(
+        long,
+        env = "ROOMCAST_INBOUND_QUEUE",
+        value_name = "N",
+        default_value = "1000",
+        value_parser = parse_count
+    )]
+    pub inbound_queue: usize,
+
+    /// Publications queued for one connection; at the bound it is closed 3008, or skips in lossy
+    /// rooms. Entries share their bytes among all members.
+    #[arg(
+        long,
+        env = "ROOMCAST_OUTBOUND_QUEUE",
+        value_name = "N",
+        default_value = "1000",
+        value_parser = parse_count
+    )]
+    pub outbound_queue: usize,
+
+    /// The same bound in bytes or with a unit, at least twice --max-message-size. Memory per
+    /// connection: up to this, less what it shares with other members.
+    #[arg(
+        long,
+        env = "ROOMCAST_OUTBOUND_QUEUE_SIZE",
+        value_name = "SIZE",
+        default_value = "1MiB",
+        value_parser = parse_size
+    )]
+    pub outbound_queue_size: usize,
+
+    /// Rooms, as a pattern in which * stands for any text, where a full queue skips publications,
+    /// counted and told, instead of closing. Repeatable; commas in the environment [default: none]
+    #[arg(long, env = "ROOMCAST_LOSSY_ROOM", value_name = "GLOB")]
+    pub lossy_room: Vec<String>,
+
+    /// Queued bytes without progress for this long close a connection 3009 and free its queue.
+    #[arg(
+        long,
+        env = "ROOMCAST_WRITE_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub write_timeout: Duration,
+
+    /// Time between pings, the first one jittered; "off" or 0 disables pings and --pong-timeout.
+    #[arg(
+        long,
+        env = "ROOMCAST_PING_INTERVAL",
+        value_name = "DURATION",
+        default_value = "54s",
+        value_parser = parse_duration_or_off
+    )]
+    pub ping_interval: Switchable<Duration>,
+
+    /// Silence (no byte received) for this long closes a connection 3012; must exceed
+    /// --ping-interval.
+    #[arg(
+        long,
+        env = "ROOMCAST_PONG_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = parse_duration
+    )]
+    pub pong_timeout: Duration,
+
+    /// Time between heartbeats, messages the application itself sees; "off" or 0 disables them.
+    #[arg(
+        long,
+        env = "ROOMCAST_HEARTBEAT_INTERVAL",
+        value_name = "DURATION",
+        default_value = "off",
+        value_parser = parse_duration_or_off
+    )]
+    pub heartbeat_interval: Switchable<Duration>,
+
+    /// What raw connections receive as heartbeat, 1 to 4096 bytes of text.
+    #[arg(
+        long,
+        env = "ROOMCAST_HEARTBEAT_TEXT",
+        value_name = "TEXT",
+        default_value = "heartbeat"
+    )]
+    pub heartbeat_text: String,
+
+    /// Publications of one room within this time leave in one write; 0 or "off" merges only what
+    /// one turn of the loop holds. Up to 10s; what is gathered is held once per room.
+    #[arg(
+        long,
+        env = "ROOMCAST_BATCH_INTERVAL",
+        value_name = "DURATION",
+        default_value = "0",
+        value_parser = parse_batch_interval
+    )]
+    pub batch_interval: Duration,
+
+    /// Least important lines that are logged; RUST_LOG wins when it is set.
+    #[arg(
+        long,
+        env = "ROOMCAST_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        ignore_case = true,
+        value_parser = level_parser()
+    )]
+    pub log_level: LevelFilter,
+}
+
+impl Cli {
+    /// Reads the arguments and the environment of this process. Ends the process with usage or
+    /// version on standard output and status 0, or with the error on standard error and status 2.
+    #[must_use]
+    pub fn parse_args() -> Self {
+        match Self::try_from_args(env::args_os()) {
+            Ok(cli) => cli,
+            Err(error) => error.exit(),
+        }
+    }
+
+    /// Reads `args`, of which the first is the program's name, and the environment.
+    ///
+    /// # Errors
+    /// Says what is wrong, or carries the text of `--help` and `--version`.
+    pub fn try_from_args<I, T>(args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let mut command = Self::command().mut_args(adapt);
+        let mut matches = command.try_get_matches_from_mut(args)?;
+        let from_environment = ["listen", "allowed_origin", "lossy_room"]
+            .map(|id| matches.value_source(id) == Some(ValueSource::EnvVariable));
+        let mut cli = Self::from_matches(&mut matches, &mut command)?;
+        // clap's own delimiter would also split flags, where a comma may belong to a room name.
+        let lists = [
+            &mut cli.listen,
+            &mut cli.allowed_origin,
+            &mut cli.lossy_room,
+        ];
+        for (list, from_environment) in lists.into_iter().zip(from_environment) {
+            if from_environment {
+                *list = list.iter().flat_map(|text| split_list(text)).collect();
+            }
+        }
+        Ok(cli)
+    }
+
+    /// The names of the variables that are read.
+    #[must_use]
+    pub fn variables() -> Vec<OsString> {
+        let command = Self::command();
+        let names = command.get_arguments().filter_map(Arg::get_env);
+        names.map(ToOwned::to_owned).collect()
+    }
+
+    fn from_matches(matches: &mut ArgMatches, command: &mut Command) -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(matches).map_err(|error| error.format(command))
+    }
+}
+
+/// What the derive macro has no words for.
+fn adapt(arg: Arg) -> Arg {
+    let Some(variable) = arg.get_env() else {
+        return arg;
+    };
+    let is_empty = env::var_os(variable).is_some_and(|value| value.is_empty());
+    let is_text = arg.get_action().takes_values()
+        && (matches!(arg.get_action(), ArgAction::Append)
+            || matches!(arg.get_id().as_str(), "admin_listen" | "heartbeat_text"));
+    // A negative number must reach its parser, which names the rule, not pass for a flag.
+    let arg = arg.hide_env_values(true).allow_hyphen_values(!is_text);
+    if is_empty {
+        arg.env(Resettable::Reset)
+    } else {
+        arg
+    }
+}
+
+fn split_list(text: &str) -> impl Iterator<Item = String> {
+    text.split(',').map(|item| item.trim().to_owned())
+}
+
+fn default_workers() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    // More than the bound could not be given by hand either.
+    (cores - 1).clamp(1, super::config::WORKERS_MAX)
+}
+
+fn level_parser() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .try_map(|level| level.parse::<LevelFilter>())
+}
+
+/// Longest duration that can be given. Far beyond use, and far from where adding it to a clock
+/// reading could overflow.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+const COUNT_RULE: &str = "must be a whole number";
+const COUNT_OR_OFF_RULE: &str = "must be a whole number or \"off\"";
+const DURATION_RULE: &str =
+    "must be a whole number with a unit: ms, s, m or h, for example 500ms or 10s";
+const DURATION_OR_OFF_RULE: &str =
+    "must be \"off\" or a whole number with a unit: ms, s, m or h, for example 500ms or 10s";
+const DURATION_MAX_RULE: &str = "must be at most 8760h";
+const SIZE_RULE: &str =
+    "must be a whole number of bytes, or one with a unit: B, KiB, MiB, GiB, KB, MB or GB";
+const TOO_LARGE: &str = "is too large a number";
+
+fn parse_count(text: &str) -> Result<usize, &'static str> {
+    count(text, COUNT_RULE)
+}
+
+fn parse_count_or_off(text: &str) -> Result<usize, &'static str> {
+    match text {
+        "off" => Ok(0),
+        _ => count(text, COUNT_OR_OFF_RULE),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+    duration(text, DURATION_RULE)
+}
+
+fn parse_duration_or_off(text: &str) -> Result<Switchable<Duration>, &'static str> {
+    let duration = parse_batch_interval(text)?;
+    Ok((!duration.is_zero()).then_some(duration))
+}
+
+/// Where off and zero are the same.
+fn parse_batch_interval(text: &str) -> Result<Duration, &'static str> {
+    match text {
+        "off" => Ok(Duration::ZERO),
+        _ => duration(text, DURATION_OR_OFF_RULE),
+    }
+}
+
+fn parse_size(text: &str) -> Result<usize, &'static str> {
+    let (number, unit) = leading_number(text, SIZE_RULE)?;
+    let scale: u64 = match unit {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(SIZE_RULE),
+    };
+    let bytes = number.checked_mul(scale).ok_or(TOO_LARGE)?;
+    usize::try_from(bytes).map_err(|_| TOO_LARGE)
+}
+
+fn count(text: &str, rule: &'static str) -> Result<usize, &'static str> {
+    match leading_number(text, rule)? {
+        (number, "") => usize::try_from(number).map_err(|_| TOO_LARGE),
+        _ => Err(rule),
+    }
+}
+
+fn duration(text: &str, rule: &'static str) -> Result<Duration, &'static str> {
+    let (number, unit) = leading_number(text, rule)?;
+    let scale_ms: u64 = match unit {
+        "" if number == 0 => 1,
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(rule),
+    };
+    let milliseconds = number.checked_mul(scale_ms).ok_or(DURATION_MAX_RULE)?;
+    Some(Duration::from_millis(milliseconds))
+        .filter(|duration| *duration <= DURATION_MAX)
+        .ok_or(DURATION_MAX_RULE)
+}
+
+/// Splits digits from what follows them. Signs, spaces and fractions are not digits.
+fn leading_number<'t>(text: &'t str, rule: &'static str) -> Result<(u64, &'t str), &'static str> {
+    let digits_len = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, rest) = text.split_at(digits_len);
+    if digits.is_empty() {
+        return Err(rule);
+    }
+    // Digits only, so the one way to fail is to be too large.
+    let number = digits.parse().map_err(|_| TOO_LARGE)?;
+    Ok((number, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, String> {
+        Cli::try_from_args(["roomcast"].iter().chain(args)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Cli::command().mut_args(adapt).debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_variable_and_help() {
+        let command = Cli::command();
+        let mut options_len = 0;
+        for arg in command.get_arguments() {
+            let name = arg.get_long().expect("every argument is an option");
+            let expected = format!("ROOMCAST_{}", name.replace('-', "_").to_uppercase());
+            let variable = arg.get_env().expect("every option has a variable");
+            assert_eq!(variable, expected.as_str());
+            assert!(arg.get_help().is_some(), "--{name}");
+            options_len += 1;
+        }
+        assert_eq!(options_len, 20);
+        assert_eq!(Cli::variables().len(), 20);
+    }
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("0", Ok(0)),
+            ("0ms", Ok(0)),
+            ("1ms", Ok(1)),
+            ("500ms", Ok(500)),
+            ("10s", Ok(10_000)),
+            ("2m", Ok(120_000)),
+            ("1h", Ok(3_600_000)),
+            ("007s", Ok(7000)),
+            ("8760h", Ok(31_536_000_000)),
+            ("31536000001ms", Err(DURATION_MAX_RULE)),
+            ("8761h", Err(DURATION_MAX_RULE)),
+            ("18446744073709551615ms", Err(DURATION_MAX_RULE)),
+            ("18446744073709551615h", Err(DURATION_MAX_RULE)),
+            ("18446744073709551616ms", Err(TOO_LARGE)),
+            ("10", Err(DURATION_RULE)),
+            ("", Err(DURATION_RULE)),
+            ("s", Err(DURATION_RULE)),
+            ("-1s", Err(DURATION_RULE)),
+            ("+1s", Err(DURATION_RULE)),
+            ("1.5s", Err(DURATION_RULE)),
+            ("1 s", Err(DURATION_RULE)),
+            ("1S", Err(DURATION_RULE)),
+            ("1d", Err(DURATION_RULE)),
+            ("1s1s", Err(DURATION_RULE)),
+            ("off", Err(DURATION_RULE)),
+            ("١s", Err(DURATION_RULE)),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                expected.map(Duration::from_millis),
+                "{text:?}"
+            );
+        }
+        for (text, expected) in [
+            ("off", Ok(None)),
+            ("0", Ok(None)),
+            ("0h", Ok(None)),
+            ("1ms", Ok(Some(Duration::from_millis(1)))),
+            ("OFF", Err(DURATION_OR_OFF_RULE)),
+            ("54", Err(DURATION_OR_OFF_RULE)),
+        ] {
+            assert_eq!(parse_duration_or_off(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", Ok(0)),
+            ("65536", Ok(65_536)),
+            ("512B", Ok(512)),
+            ("64KiB", Ok(65_536)),
+            ("1MiB", Ok(1 << 20)),
+            ("1GiB", Ok(1 << 30)),
+            ("64KB", Ok(64_000)),
+            ("1MB", Ok(1_000_000)),
+            ("1GB", Ok(1_000_000_000)),
+            ("17179869183GiB", Ok(17_179_869_183 << 30)),
+            ("17179869184GiB", Err(TOO_LARGE)),
+            ("18446744073709551616", Err(TOO_LARGE)),
+            ("-1", Err(SIZE_RULE)),
+            ("1.5MiB", Err(SIZE_RULE)),
+            ("64K", Err(SIZE_RULE)),
+            ("64kib", Err(SIZE_RULE)),
+            ("64 KiB", Err(SIZE_RULE)),
+            ("KiB", Err(SIZE_RULE)),
+            ("", Err(SIZE_RULE)),
+            ("off", Err(SIZE_RULE)),
+        ] {
+            assert_eq!(parse_size(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for (text, expected) in [
+            ("0", Ok(0)),
+            ("100000", Ok(100_000)),
+            ("18446744073709551615", Ok(usize::MAX)),
+            ("18446744073709551616", Err(TOO_LARGE)),
+            ("-1", Err(COUNT_RULE)),
+            ("+1", Err(COUNT_RULE)),
+            ("1e5", Err(COUNT_RULE)),
+            ("1k", Err(COUNT_RULE)),
+            ("", Err(COUNT_RULE)),
+            ("off", Err(COUNT_RULE)),
+        ] {
+            assert_eq!(parse_count(text), expected, "{text:?}");
+        }
+        assert_eq!(parse_count_or_off("off"), Ok(0));
+        assert_eq!(parse_count_or_off("0"), Ok(0));
+        assert_eq!(parse_count_or_off("7"), Ok(7));
+        assert_eq!(parse_count_or_off("-7"), Err(COUNT_OR_OFF_RULE));
+    }
+
+    #[test]
+    fn errors_name_option_value_and_rule() {
+        for (args, parts) in [
+            (&["--workers", "-1"][..], ["--workers", "'-1'", COUNT_RULE]),
+            (&["--workers=x"], ["--workers", "'x'", COUNT_RULE]),
+            (
+                &["--max-connections", ""],
+                ["--max-connections", "value", COUNT_RULE],
+            ),
+            (
+                &["--write-timeout", "10"],
+                ["--write-timeout", "'10'", "ms, s, m or h"],
+            ),
+            (
+                &["--write-timeout", "-5s"],
+                ["--write-timeout", "'-5s'", DURATION_RULE],
+            ),
+            (
+                &["--pong-timeout", "off"],
+                ["--pong-timeout", "'off'", DURATION_RULE],
+            ),
+            (
+                &["--ping-interval", "9999h"],
+                ["--ping-interval", "'9999h'", DURATION_MAX_RULE],
+            ),
+            (
+                &["--max-message-size", "9T"],
+                ["--max-message-size", "'9T'", SIZE_RULE],
+            ),
+            (
+                &["--log-level", "loud"],
+                ["--log-level", "'loud'", "error, warn, info"],
+            ),
+        ] {
+            let error = parse(args).expect_err("must be refused");
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        }
+        assert!(parse(&["--workers", "1", "--workers", "2"]).is_err());
+        assert!(parse(&["--no-such-option"]).is_err());
+        assert!(parse(&["stray"]).is_err());
+    }
+
+    #[test]
+    fn lists_repeat_and_flags_keep_their_commas() {
+        let args = ["--lossy-room", "#a,*", "--lossy-room", "live:*"];
+        let cli = parse(&args).expect("both are patterns");
+        assert_eq!(cli.lossy_room, ["#a,*", "live:*"]);
+        assert_eq!(cli.listen, ["0.0.0.0:7777"]);
+        assert_eq!(
+            split_list("a, b,,c").collect::<Vec<_>>(),
+            ["a", "b", "", "c"]
+        );
+    }
+
+    #[test]
+    fn levels_in_any_case() {
+        let level = |text| parse(&["--log-level", text]).map(|cli| cli.log_level);
+        assert_eq!(level("off"), Ok(LevelFilter::Off));
+        assert_eq!(level("DEBUG"), Ok(LevelFilter::Debug));
+    }
+}

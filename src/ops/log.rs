@@ -1,0 +1,637 @@
+//! The log: lines on standard error, written by a thread of their own.
+//!
+//! Owns: the form of a line, the bounded queue of lines and the thread that writes them.
+//! Never: makes a caller wait for standard error. A pipe that nobody reads costs lines, not time.
+//!
+//! Invariants
+//! - A record is one line: control characters in it are escaped, and it is cut at
+//!   [`LINE_BYTES_MAX`].
+//! - A line is written, or counted in [`dropped_lines`] and told before the next line that is
+//!   written.
+//! - At most [`LINES_MAX`] lines wait.
+
+use std::env;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use env_logger::{Builder, Target};
+use log::{Level, LevelFilter};
+
+/// Lines that wait for standard error.
+pub const LINES_MAX: usize = 4096;
+
+/// Longest line, in bytes before its ending; what is longer ends in an ellipsis. With
+/// [`LINES_MAX`] it bounds the memory of the log, at 16 MiB.
+pub const LINE_BYTES_MAX: usize = 4096;
+
+/// How long the end of the daemon waits for the last lines.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+static DROPS: Drops = Drops::new();
+
+/// Starts the log at `level`, or with the filters in `RUST_LOG` where that is set.
+///
+/// Lines carry no time where `JOURNAL_STREAM` is set, because the journal adds its own. Keep the
+/// guard until the daemon ends.
+///
+/// # Errors
+/// The thread cannot be started, or the process has a logger already.
+pub fn init(level: LevelFilter) -> io::Result<LogGuard> {
+    let is_stamped = variable("JOURNAL_STREAM").is_none();
+    let (entries, waiting) = bounded(LINES_MAX);
+    let writer = Writer::new(io::stderr(), &DROPS, is_stamped);
+    thread::Builder::new()
+        .name("log".into())
+        .spawn(move || writer.run(&waiting))?;
+
+    let queue = LineQueue {
+        entries: entries.clone(),
+        drops: &DROPS,
+    };
+    filtered(level, variable("RUST_LOG").as_deref())
+        .target(Target::Pipe(Box::new(queue)))
+        .format(move |buffer, record| {
+            let now_ms = is_stamped.then(unix_ms);
+            buffer.write_all(&format_line(now_ms, record.level(), *record.args()))
+        })
+        .try_init()
+        .map_err(io::Error::other)?;
+    Ok(LogGuard {
+        entries,
+        drops: &DROPS,
+    })
+}
+
+/// Lines that were not written so far, for the metrics.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    let full = DROPS.full.load(Ordering::Relaxed);
+    full.saturating_add(DROPS.failed.load(Ordering::Relaxed))
+}
+
+/// Ends the log: when dropped, waits up to a second until the lines so far are written.
+#[derive(Debug)]
+#[must_use = "dropping the guard waits for the lines so far"]
+pub struct LogGuard {
+    entries: Sender<Entry>,
+    drops: &'static Drops,
+}
+
+impl LogGuard {
+    /// Waits until every line logged before is written or dropped, but not past `deadline`.
+    /// Returns whether that was so in time.
+    pub fn flush(&self, deadline: Instant) -> bool {
+        let (done, is_done) = bounded(1);
+        let flush = Entry::Flush {
+            done,
+            full_before: self.drops.full.load(Ordering::Relaxed),
+        };
+        self.entries.send_deadline(flush, deadline).is_ok()
+            && is_done.recv_deadline(deadline).is_ok()
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        let _ = self.flush(Instant::now() + DRAIN_TIMEOUT);
+    }
+}
+
+/// Lines that were not written, by cause.
+#[derive(Debug)]
+struct Drops {
+    /// Too many were waiting.
+    full: AtomicU64,
+    /// Standard error did not take them.
+    failed: AtomicU64,
+}
+
+impl Drops {
+    const fn new() -> Self {
+        Self {
+            full: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+}
+
+/// What waits for the thread.
+enum Entry {
+    Line {
+        text: Box<[u8]>,
+        /// The count of lines for which there was no room when this one came, so that they are
+        /// told in their place.
+        full_before: u64,
+    },
+    Flush {
+        done: Sender<()>,
+        full_before: u64,
+    },
+}
+
+/// The caller's end: env_logger hands over one line with each write.
+struct LineQueue {
+    entries: Sender<Entry>,
+    drops: &'static Drops,
+}
+
+impl Write for LineQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let entry = Entry::Line {
+            text: line.into(),
+            full_before: self.drops.full.load(Ordering::Relaxed),
+        };
+        if self.entries.try_send(entry).is_err() {
+            self.drops.full.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread's end.
+struct Writer<W> {
+    out: W,
+    drops: &'static Drops,
+    is_stamped: bool,
+    /// How many of the drops of each cause were told.
+    full_told: u64,
+    failed_told: u64,
+    /// Whether the last line was written in part.
+    is_torn: bool,
+}
+
+impl<W: Write> Writer<W> {
+    fn new(out: W, drops: &'static Drops, is_stamped: bool) -> Self {
+        Self {
+            out,
+            drops,
+            is_stamped,
+            full_told: 0,
+            failed_told: 0,
+            is_torn: false,
+        }
+    }
+
+    /// Writes until no sender is left.
+    fn run(mut self, waiting: &Receiver<Entry>) {
+        for entry in waiting {
+            match entry {
+                Entry::Line { text, full_before } => {
+                    self.tell_drops(full_before);
+                    if self.write_line(&text).is_err() {
+                        self.drops.failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Entry::Flush { done, full_before } => {
+                    self.tell_drops(full_before);
+                    let _ = self.out.flush();
+                    // Whoever waited may have given up.
+                    let _ = done.try_send(());
+                }
+            }
+        }
+    }
+
+    /// Writes how many lines are missing at this place, if any. When that fails, the next call
+    /// tells them.
+    fn tell_drops(&mut self, full: u64) {
+        let failed = self.drops.failed.load(Ordering::Relaxed);
+        let untold = full.saturating_sub(self.full_told) + (failed - self.failed_told);
+        if untold == 0 {
+            return;
+        }
+        let now_ms = self.is_stamped.then(unix_ms);
+        let line = format_line(
+            now_ms,
+            Level::Warn,
+            format_args!("{untold} log lines dropped"),
+        );
+        if self.write_line(&line).is_ok() {
+            self.full_told = self.full_told.max(full);
+            self.failed_told = failed;
+        }
+    }
+
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.is_torn {
+            self.out.write_all(b"\n")?;
+            self.is_torn = false;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            let written = match self.out.write(rest) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other,
+            };
+            match written {
+                Ok(written) => rest = &rest[written..],
+                Err(error) => {
+                    self.is_torn = rest.len() < line.len();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The filters: those given, or everything at `level` except what libraries say all day.
+fn filtered(level: LevelFilter, filters: Option<&str>) -> Builder {
+    let mut builder = Builder::new();
+    match filters {
+        Some(filters) => builder.parse_filters(filters),
+        None => builder
+            .filter_level(level)
+            .filter_module("mio", level.min(LevelFilter::Warn))
+            .filter_module("tungstenite", level.min(LevelFilter::Warn)),
+    };
+    builder
+}
+
+/// Empty counts as unset.
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(|value| value.to_string_lossy().into_owned())
+}
+
+fn unix_ms() -> u64 {
+    // A clock before 1970 shows as 1970.
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One line with its ending: time, level padded to five characters, text.
+fn format_line(now_ms: Option<u64>, level: Level, text: fmt::Arguments<'_>) -> Vec<u8> {
+    let mut line = Line(String::with_capacity(128));
+    // Writing to a line cannot fail; a `Display` that fails by itself leaves what it wrote.
+    if let Some(now_ms) = now_ms {
+        let _ = write!(line, "{} ", Utc(now_ms));
+    }
+    let _ = write!(line, "{level:<5} {text}");
+    line.finish()
+}
+
+/// Text without control characters, up to [`LINE_BYTES_MAX`] and one character more.
+struct Line(String);
+
+impl Line {
+    fn finish(mut self) -> Vec<u8> {
+        const ELLIPSIS: char = '…';
+        if self.0.len() > LINE_BYTES_MAX {
+            let mut end = LINE_BYTES_MAX - ELLIPSIS.len_utf8();
+            while !self.0.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.0.truncate(end);
+            self.0.push(ELLIPSIS);
+        }
+        self.0.push('\n');
+        self.0.into_bytes()
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.0.len() > LINE_BYTES_MAX {
+                break;
+            }
+            // A peer's bytes must neither begin a line of their own nor command a terminal. The
+            // two separators are line ends to some readers of logs.
+            if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+                self.0.extend(character.escape_default());
+            } else {
+                self.0.push(character);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since 1970, shown as `2026-11-21T01:17:10.123Z`.
+struct Utc(u64);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let (days, ms) = (self.0 / DAY_MS, self.0 % DAY_MS);
+        // Years counted from March have their leap day at the end; 400 of them are an era of
+        // 146 097 days. 719 468 days lie between the first of March of year 0 and 1970.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = era * 400 + year + u64::from(month <= 2);
+        let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
+        let (second, ms) = (ms / 1000 % 60, ms % 1000);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails while told to, takes a few bytes at a time, and passes on what it took.
+    struct Pipe {
+        failures: Receiver<bool>,
+        out: Sender<Vec<u8>>,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Waits for the test to decide, like a pipe that nobody reads.
+            match self.failures.recv() {
+                Ok(true) => Err(io::ErrorKind::BrokenPipe.into()),
+                Ok(false) | Err(_) => {
+                    let _ = self.out.send(bytes.into());
+                    Ok(bytes.len())
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Fixture {
+        queue: LineQueue,
+        guard: LogGuard,
+        fail: Sender<bool>,
+        written: Receiver<Vec<u8>>,
+    }
+
+    impl Fixture {
+        fn new(lines_max: usize) -> Self {
+            let drops: &'static Drops = Box::leak(Box::new(Drops::new()));
+            let (entries, waiting) = bounded(lines_max);
+            let (fail, failures) = bounded(1000);
+            let (out, written) = bounded(1000);
+            let writer = Writer::new(Pipe { failures, out }, drops, false);
+            thread::spawn(move || writer.run(&waiting));
+            let guard = LogGuard {
+                entries: entries.clone(),
+                drops,
+            };
+            let queue = LineQueue { entries, drops };
+            Self {
+                queue,
+                guard,
+                fail,
+                written,
+            }
+        }
+
+        fn log(&mut self, line: &str) {
+            self.queue
+                .write_all(line.as_bytes())
+                .expect("the queue takes or drops");
+        }
+
+        fn expect(&self, line: &str) {
+            let written = self.written.recv_timeout(Duration::from_secs(10));
+            assert_eq!(written.as_deref(), Ok(line.as_bytes()), "{line:?}");
+        }
+
+        fn flush(&self) -> bool {
+            self.guard.flush(Instant::now() + Duration::from_secs(10))
+        }
+
+        fn drops(&self) -> (u64, u64) {
+            let drops = self.guard.drops;
+            (
+                drops.full.load(Ordering::Relaxed),
+                drops.failed.load(Ordering::Relaxed),
+            )
+        }
+    }
+
+    #[test]
+    fn a_blocked_pipe_costs_lines_and_tells_them_in_their_place() {
+        let mut fixture = Fixture::new(2);
+        fixture.log("1\n");
+        // The thread holds the first line once the queue is empty; it waits in the pipe.
+        while !fixture.queue.entries.is_empty() {
+            thread::yield_now();
+        }
+        for line in ["2\n", "3\n", "4\n", "5\n", "6\n"] {
+            fixture.log(line);
+        }
+        assert_eq!(fixture.drops(), (3, 0));
+        assert!(
+            !fixture
+                .guard
+                .flush(Instant::now() + Duration::from_millis(1))
+        );
+        for line in ["1\n", "2\n", "3\n"] {
+            fixture.fail.send(false).expect("the pipe is there");
+            fixture.expect(line);
+        }
+        fixture.log("7\n");
+        for line in ["WARN  3 log lines dropped\n", "7\n"] {
+            fixture.fail.send(false).expect("the pipe is there");
+            fixture.expect(line);
+        }
+        assert!(fixture.flush(), "nothing is left to write");
+        assert!(fixture.written.is_empty());
+    }
+
+    #[test]
+    fn a_flush_tells_the_last_drops() {
+        let mut fixture = Fixture::new(1);
+        fixture.log("1\n");
+        while !fixture.queue.entries.is_empty() {
+            thread::yield_now();
+        }
+        fixture.log("2\n");
+        fixture.log("3\n");
+        for _ in 0..3 {
+            fixture.fail.send(false).expect("the pipe is there");
+        }
+        assert!(fixture.flush());
+        for line in ["1\n", "2\n", "WARN  1 log lines dropped\n"] {
+            fixture.expect(line);
+        }
+    }
+
+    #[test]
+    fn failed_writes_are_counted_and_told() {
+        let mut fixture = Fixture::new(10);
+        // The first line fails; so does word of it before the second, and the second; then the
+        // pipe is well again.
+        for fail in [true, true, true, false, false, false] {
+            fixture.fail.send(fail).expect("the pipe is there");
+        }
+        for line in ["1\n", "2\n", "3\n", "4\n"] {
+            fixture.log(line);
+        }
+        for line in ["WARN  2 log lines dropped\n", "3\n", "4\n"] {
+            fixture.expect(line);
+        }
+        assert!(fixture.flush());
+        assert_eq!(fixture.drops(), (0, 2));
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_next() {
+        struct Torn<'t>(&'t mut Vec<u8>, usize);
+        impl Write for Torn<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.1 += 1;
+                match self.1 {
+                    1 => Err(io::ErrorKind::Interrupted.into()),
+                    3 => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => self.0.write(&bytes[..bytes.len().min(2)]),
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        static NONE: Drops = Drops::new();
+        let mut out = Vec::new();
+        let mut writer = Writer::new(Torn(&mut out, 0), &NONE, false);
+        assert!(writer.write_line(b"first\n").is_err());
+        assert!(writer.write_line(b"second\n").is_ok());
+        assert_eq!(out, b"fi\nsecond\n");
+    }
+
+    #[test]
+    fn lines_have_one_form() {
+        for (now_ms, level, text, expected) in [
+            (
+                Some(0),
+                Level::Info,
+                "up",
+                "1970-01-01T00:00:00.000Z INFO  up\n",
+            ),
+            (None, Level::Error, "down", "ERROR down\n"),
+            (None, Level::Warn, "a\nb\r\tc", "WARN  a\\nb\\r\\tc\n"),
+            (
+                None,
+                Level::Debug,
+                "\u{1b}[2J\0\u{7f}",
+                "DEBUG \\u{1b}[2J\\u{0}\\u{7f}\n",
+            ),
+            (
+                None,
+                Level::Trace,
+                "\u{85}\u{9b}\u{2028}",
+                "TRACE \\u{85}\\u{9b}\\u{2028}\n",
+            ),
+            (None, Level::Info, "häuser 房间", "INFO  häuser 房间\n"),
+        ] {
+            let line = format_line(now_ms, level, format_args!("{text}"));
+            assert_eq!(String::from_utf8(line).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let head = "INFO  ".len();
+        for (text, expected_len, is_cut) in [
+            ("a".repeat(LINE_BYTES_MAX - head), LINE_BYTES_MAX, false),
+            ("a".repeat(LINE_BYTES_MAX - head + 1), LINE_BYTES_MAX, true),
+            ("房".repeat(LINE_BYTES_MAX), LINE_BYTES_MAX - 1, true),
+            ("\n".repeat(LINE_BYTES_MAX), LINE_BYTES_MAX, true),
+        ] {
+            let line = format_line(None, Level::Info, format_args!("{text}"));
+            assert_eq!(line.len(), expected_len + 1);
+            assert_eq!(line.ends_with("…\n".as_bytes()), is_cut);
+        }
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        for (ms, expected) in [
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_767_225_599_001, "2025-12-31T23:59:59.001Z"),
+            (1_767_225_600_000, "2026-01-01T00:00:00.000Z"),
+            (1_795_223_830_123, "2026-11-21T01:17:10.123Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(Utc(ms).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn filters() {
+        let passes = |level, filters, target: &str, record_level| {
+            let logger = filtered(level, filters).build();
+            let metadata = log::Metadata::builder()
+                .target(target)
+                .level(record_level)
+                .build();
+            log::Log::enabled(&logger, &metadata)
+        };
+        for (level, filters, target, record_level, expected) in [
+            (LevelFilter::Info, None, "roomcast::net", Level::Info, true),
+            (
+                LevelFilter::Info,
+                None,
+                "roomcast::net",
+                Level::Debug,
+                false,
+            ),
+            (LevelFilter::Trace, None, "mio::poll", Level::Info, false),
+            (LevelFilter::Trace, None, "mio::poll", Level::Warn, true),
+            (
+                LevelFilter::Trace,
+                None,
+                "tungstenite::handshake",
+                Level::Info,
+                false,
+            ),
+            (LevelFilter::Error, None, "mio::poll", Level::Warn, false),
+            (LevelFilter::Off, None, "mio::poll", Level::Error, false),
+            (
+                LevelFilter::Error,
+                Some("mio=trace"),
+                "mio::poll",
+                Level::Trace,
+                true,
+            ),
+            (
+                LevelFilter::Error,
+                Some("debug"),
+                "roomcast",
+                Level::Debug,
+                true,
+            ),
+            (
+                LevelFilter::Trace,
+                Some("warn"),
+                "roomcast",
+                Level::Info,
+                false,
+            ),
+        ] {
+            let found = passes(level, filters, target, record_level);
+            assert_eq!(
+                found, expected,
+                "{level} {filters:?}: {target} at {record_level}"
+            );
+        }
+    }
+}
