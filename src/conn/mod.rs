@@ -17,14 +17,16 @@
 
 pub mod heartbeat;
 pub mod pressure;
+mod reading;
 pub mod send_queue;
+mod writing;
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use self::heartbeat::Heartbeat;
-use self::pressure::Level;
 use self::send_queue::SendQueue;
+pub use self::writing::AfterDrain;
 use crate::base::{CloseReason, ConnId, Limits, RoomName, UserId};
 use crate::wire::raw::WireForm;
 use crate::wire::websocket::{Inbound, InputEnd};
@@ -166,19 +168,6 @@ struct Flags {
     saw_eof: bool,
 }
 
-/// What follows when everything queued was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterDrain {
-    /// Nothing.
-    Nothing,
-    /// The next pipelined request may be looked at.
-    NextRequest,
-    /// The stream is to be ended in the outgoing direction.
-    ShutDownWrite,
-    /// The connection is over.
-    Over,
-}
-
 impl Connection {
     /// A connection that was just accepted.
     #[must_use]
@@ -209,18 +198,6 @@ impl Connection {
     }
 
     // Phases and the ways between them.
-
-    /// Whether bytes are wanted now. `false` also while earlier ones wait to be understood.
-    #[must_use]
-    pub fn is_reading(&self, limits: &Limits) -> bool {
-        match &self.phase {
-            Phase::Head { .. } | Phase::Closing { .. } => true,
-            Phase::Answering { .. } | Phase::Joining { .. } | Phase::Closed(_) => false,
-            Phase::Open(open) => {
-                open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)
-            }
-        }
-    }
 
     /// The bytes of an unfinished head, to append to and to parse.
     pub fn head_mut(&mut self) -> Option<&mut Vec<u8>> {
@@ -410,172 +387,6 @@ impl Connection {
         }
     }
 
-    // Input.
-
-    /// Whether the next message may be taken from the input of this open WebSocket.
-    #[must_use]
-    pub fn may_take_message(&self, limits: &Limits) -> bool {
-        self.open()
-            .is_some_and(|open| open.input_end.is_none() && self.may_poll(open, limits))
-    }
-
-    fn may_poll(&self, open: &Open, limits: &Limits) -> bool {
-        if self.flags.awaits_worker {
-            return false;
-        }
-        let InFlight { messages, bytes } = self.in_flight;
-        if messages >= limits.inbound_messages_max
-            || (messages > 0 && bytes >= limits.inbound_bytes_max())
-        {
-            return false;
-        }
-        match open.purpose {
-            Purpose::Rooms { .. } => true,
-            // Every answer needs a place in the send queue: who does not read is not read.
-            Purpose::Echo => {
-                let level = self.queue.level();
-                (messages == 0 && level == Level::default())
-                    || (messages + level.publications < limits.outbound_publications_max
-                        && bytes + level.bytes + ECHO_OVERHEAD_BYTES * messages
-                            < limits.outbound_bytes_max / 2)
-            }
-        }
-    }
-
-    /// A message was handed to a worker.
-    pub fn note_handed_over(&mut self, payload_bytes: usize) {
-        self.traffic.received_messages += 1;
-        self.in_flight.messages += 1;
-        self.in_flight.bytes += payload_bytes;
-    }
-
-    /// A worker has answered a message.
-    pub fn note_answered(&mut self, payload_bytes: usize) {
-        debug_assert!(self.in_flight.messages > 0, "answered more than was asked");
-        self.in_flight.messages -= 1;
-        self.in_flight.bytes -= payload_bytes;
-    }
-
-    /// Messages that no worker has answered yet.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.messages
-    }
-
-    /// Whether enough of what paused it has gone: half, so that it does not stutter.
-    #[must_use]
-    pub fn may_resume(&self, limits: &Limits) -> bool {
-        self.in_flight.messages <= limits.inbound_messages_max / 2
-            && self.in_flight.bytes <= limits.inbound_bytes_max() / 2
-    }
-
-    /// Sets whether the shell was told to stop reading; returns what it was.
-    pub fn set_paused(&mut self, is_paused: bool) -> bool {
-        std::mem::replace(&mut self.flags.is_paused, is_paused)
-    }
-
-    /// Whether the shell was told to stop reading.
-    #[must_use]
-    pub fn is_paused(&self) -> bool {
-        self.flags.is_paused
-    }
-
-    /// Sets whether it waits for room in its worker's queue; returns what it was.
-    pub fn set_awaits_worker(&mut self, awaits: bool) -> bool {
-        std::mem::replace(&mut self.flags.awaits_worker, awaits)
-    }
-
-    /// The peer has ended its stream. Returns whether the connection goes on for as long as it
-    /// takes to write what is queued: a client may send its last request, shut down its side and
-    /// read.
-    pub fn note_eof(&mut self) -> bool {
-        self.flags.saw_eof = true;
-        matches!(self.phase, Phase::Answering { .. } | Phase::Closing { .. })
-            && !self.queue.is_empty()
-    }
-
-    // Output.
-
-    /// Whether the hub may ask for it to be written to: not before all rooms are joined, and not
-    /// while its socket is full.
-    #[must_use]
-    pub fn may_flush(&self) -> bool {
-        !self.is_blocked() && !self.queue.is_empty()
-    }
-
-    /// Whether its socket is known to take nothing now.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.flags.is_blocked || self.is_joining()
-    }
-
-    /// Sets whether it is in the list of connections to write to; returns what it was.
-    pub fn set_dirty(&mut self, is_dirty: bool) -> bool {
-        std::mem::replace(&mut self.flags.is_dirty, is_dirty)
-    }
-
-    /// Whether it is in the list of connections to write to.
-    #[must_use]
-    pub fn is_dirty(&self) -> bool {
-        self.flags.is_dirty
-    }
-
-    /// Sets whether skips have not been told; returns what it was.
-    pub fn set_owes_skips(&mut self, owes: bool) -> bool {
-        std::mem::replace(&mut self.flags.owes_skips, owes)
-    }
-
-    /// `bytes` were written, and `is_blocked` says whether the socket then refused more.
-    pub fn note_written(&mut self, now: Instant, bytes: usize, is_blocked: bool) {
-        self.traffic.sent_bytes += bytes as u64;
-        self.flags.is_blocked = is_blocked;
-        if !is_blocked {
-            self.stalled_since = None;
-        } else if bytes > 0 || self.stalled_since.is_none() {
-            self.stalled_since = Some(now);
-        }
-    }
-
-    /// The socket takes bytes again; returns whether it did not before. Readiness is no progress:
-    /// the write timeout goes on being counted until bytes are written.
-    pub fn note_writable(&mut self) -> bool {
-        std::mem::take(&mut self.flags.is_blocked)
-    }
-
-    /// What follows now that everything queued was written.
-    pub fn after_drain(&mut self, now: Instant, limits: &Limits) -> AfterDrain {
-        match &mut self.phase {
-            Phase::Answering { .. } | Phase::Closing { .. } if self.flags.saw_eof => {
-                AfterDrain::Over
-            }
-            Phase::Answering { end: None, .. } => AfterDrain::NextRequest,
-            Phase::Answering {
-                end: Some(reason), ..
-            } => {
-                let reason = *reason;
-                let deadline = now + limits.close_linger;
-                self.phase = Phase::Closing {
-                    reason,
-                    deadline,
-                    is_heard: false,
-                    is_half_closed: true,
-                };
-                AfterDrain::ShutDownWrite
-            }
-            Phase::Closing { is_heard: true, .. } => AfterDrain::Over,
-            Phase::Closing {
-                is_half_closed,
-                deadline,
-                ..
-            } if !*is_half_closed => {
-                *is_half_closed = true;
-                *deadline = (*deadline).min(now + limits.close_linger);
-                AfterDrain::ShutDownWrite
-            }
-            _ => AfterDrain::Nothing,
-        }
-    }
-
     // Time.
 
     /// When it must be looked at again; `None` if never.
@@ -622,6 +433,3 @@ impl Connection {
         }
     }
 }
-
-/// What an answer is longer than its payload, at most.
-const ECHO_OVERHEAD_BYTES: usize = 10;

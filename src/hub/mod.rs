@@ -487,6 +487,9 @@ impl<S> Hub<S> {
                     self.resume(id);
                 }
             }
+            AfterDrain::NextRequest if self.is_draining => {
+                self.end(now, id, CloseReason::Shutdown);
+            }
             AfterDrain::NextRequest => {
                 conn.start_next_head(now.instant, &self.limits);
                 self.arm(id);

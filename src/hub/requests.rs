@@ -40,16 +40,17 @@ impl Endpoint {
         }
     }
 
-    fn is_websocket(self) -> bool {
-        matches!(self, Self::Rooms | Self::Echo)
+    /// Whether a HEAD request is answered as a GET would be, without the body.
+    fn answers_head(self) -> bool {
+        matches!(self, Self::Page | Self::Health | Self::Ready)
     }
 
     /// The methods it answers, as `Allow` lists them.
     fn allow(self) -> &'static str {
-        if self.is_websocket() {
-            "GET"
-        } else {
+        if self.answers_head() {
             "GET, HEAD"
+        } else {
+            "GET"
         }
     }
 }
@@ -149,7 +150,7 @@ impl<S> Hub<S> {
             return self.answer(now, id, &response, rest, manner);
         };
         let is_allowed = request.method() == Method::GET
-            || (request.method() == Method::HEAD && !endpoint.is_websocket());
+            || (request.method() == Method::HEAD && endpoint.answers_head());
         if !is_allowed {
             let response = Response::plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
                 .header("Allow", endpoint.allow());

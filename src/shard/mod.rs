@@ -106,6 +106,12 @@ impl RoomShard {
             .map(|(since, _)| *since + self.batch_interval)
     }
 
+    /// Number of rooms.
+    #[must_use]
+    pub fn rooms_len(&self) -> usize {
+        self.rooms.len()
+    }
+
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
         for (name, room) in &self.rooms {

@@ -1,0 +1,104 @@
+//! When a connection is read: its bounds on what waits for a worker, and who has paused it.
+
+use super::pressure::Level;
+use super::{Connection, InFlight, Open, Phase, Purpose};
+use crate::base::Limits;
+
+impl Connection {
+    /// Whether bytes are wanted now. `false` also while earlier ones wait to be understood.
+    #[must_use]
+    pub fn is_reading(&self, limits: &Limits) -> bool {
+        match &self.phase {
+            Phase::Head { .. } | Phase::Closing { .. } => true,
+            Phase::Answering { .. } | Phase::Joining { .. } | Phase::Closed(_) => false,
+            Phase::Open(open) => {
+                open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)
+            }
+        }
+    }
+
+    /// Whether the next message may be taken from the input of this open WebSocket.
+    #[must_use]
+    pub fn may_take_message(&self, limits: &Limits) -> bool {
+        self.open()
+            .is_some_and(|open| open.input_end.is_none() && self.may_poll(open, limits))
+    }
+
+    fn may_poll(&self, open: &Open, limits: &Limits) -> bool {
+        if self.flags.awaits_worker {
+            return false;
+        }
+        let InFlight { messages, bytes } = self.in_flight;
+        if messages >= limits.inbound_messages_max
+            || (messages > 0 && bytes >= limits.inbound_bytes_max())
+        {
+            return false;
+        }
+        match open.purpose {
+            Purpose::Rooms { .. } => true,
+            // Every answer needs a place in the send queue: who does not read is not read.
+            Purpose::Echo => {
+                let level = self.queue.level();
+                (messages == 0 && level == Level::default())
+                    || (messages + level.publications < limits.outbound_publications_max
+                        && bytes + level.bytes + ECHO_OVERHEAD_BYTES * messages
+                            < limits.outbound_bytes_max / 2)
+            }
+        }
+    }
+
+    /// A message was handed to a worker.
+    pub fn note_handed_over(&mut self, payload_bytes: usize) {
+        self.traffic.received_messages += 1;
+        self.in_flight.messages += 1;
+        self.in_flight.bytes += payload_bytes;
+    }
+
+    /// A worker has answered a message.
+    pub fn note_answered(&mut self, payload_bytes: usize) {
+        debug_assert!(self.in_flight.messages > 0, "answered more than was asked");
+        self.in_flight.messages -= 1;
+        self.in_flight.bytes -= payload_bytes;
+    }
+
+    /// Messages that no worker has answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.messages
+    }
+
+    /// Whether enough of what paused it has gone: half, so that it does not stutter.
+    #[must_use]
+    pub fn may_resume(&self, limits: &Limits) -> bool {
+        self.in_flight.messages <= limits.inbound_messages_max / 2
+            && self.in_flight.bytes <= limits.inbound_bytes_max() / 2
+    }
+
+    /// Sets whether the shell was told to stop reading; returns what it was.
+    pub fn set_paused(&mut self, is_paused: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_paused, is_paused)
+    }
+
+    /// Whether the shell was told to stop reading.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.flags.is_paused
+    }
+
+    /// Sets whether it waits for room in its worker's queue; returns what it was.
+    pub fn set_awaits_worker(&mut self, awaits: bool) -> bool {
+        std::mem::replace(&mut self.flags.awaits_worker, awaits)
+    }
+
+    /// The peer has ended its stream. Returns whether the connection goes on for as long as it
+    /// takes to write what is queued: a client may send its last request, shut down its side and
+    /// read.
+    pub fn note_eof(&mut self) -> bool {
+        self.flags.saw_eof = true;
+        matches!(self.phase, Phase::Answering { .. } | Phase::Closing { .. })
+            && !self.queue.is_empty()
+    }
+}
+
+/// What an answer is longer than its payload, at most.
+const ECHO_OVERHEAD_BYTES: usize = 10;

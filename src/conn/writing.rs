@@ -1,0 +1,101 @@
+//! When a connection is written to, and what follows when everything was written.
+
+use std::time::Instant;
+
+use super::{Connection, Phase};
+use crate::base::Limits;
+
+/// What follows when everything queued was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterDrain {
+    /// Nothing.
+    Nothing,
+    /// The next pipelined request may be looked at.
+    NextRequest,
+    /// The stream is to be ended in the outgoing direction.
+    ShutDownWrite,
+    /// The connection is over.
+    Over,
+}
+
+impl Connection {
+    /// Whether the hub may ask for it to be written to: not before all rooms are joined, and not
+    /// while its socket is full.
+    #[must_use]
+    pub fn may_flush(&self) -> bool {
+        !self.is_blocked() && !self.queue.is_empty()
+    }
+
+    /// Whether its socket is known to take nothing now.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.flags.is_blocked || self.is_joining()
+    }
+
+    /// Sets whether it is in the list of connections to write to; returns what it was.
+    pub fn set_dirty(&mut self, is_dirty: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_dirty, is_dirty)
+    }
+
+    /// Whether it is in the list of connections to write to.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.flags.is_dirty
+    }
+
+    /// Sets whether skips have not been told; returns what it was.
+    pub fn set_owes_skips(&mut self, owes: bool) -> bool {
+        std::mem::replace(&mut self.flags.owes_skips, owes)
+    }
+
+    /// `bytes` were written, and `is_blocked` says whether the socket then refused more.
+    pub fn note_written(&mut self, now: Instant, bytes: usize, is_blocked: bool) {
+        self.traffic.sent_bytes += bytes as u64;
+        self.flags.is_blocked = is_blocked;
+        if !is_blocked {
+            self.stalled_since = None;
+        } else if bytes > 0 || self.stalled_since.is_none() {
+            self.stalled_since = Some(now);
+        }
+    }
+
+    /// The socket takes bytes again; returns whether it did not before. Readiness is no progress:
+    /// the write timeout goes on being counted until bytes are written.
+    pub fn note_writable(&mut self) -> bool {
+        std::mem::take(&mut self.flags.is_blocked)
+    }
+
+    /// What follows now that everything queued was written.
+    pub fn after_drain(&mut self, now: Instant, limits: &Limits) -> AfterDrain {
+        match &mut self.phase {
+            Phase::Answering { .. } | Phase::Closing { .. } if self.flags.saw_eof => {
+                AfterDrain::Over
+            }
+            Phase::Answering { end: None, .. } => AfterDrain::NextRequest,
+            Phase::Answering {
+                end: Some(reason), ..
+            } => {
+                let reason = *reason;
+                let deadline = now + limits.close_linger;
+                self.phase = Phase::Closing {
+                    reason,
+                    deadline,
+                    is_heard: false,
+                    is_half_closed: true,
+                };
+                AfterDrain::ShutDownWrite
+            }
+            Phase::Closing { is_heard: true, .. } => AfterDrain::Over,
+            Phase::Closing {
+                is_half_closed,
+                deadline,
+                ..
+            } if !*is_half_closed => {
+                *is_half_closed = true;
+                *deadline = (*deadline).min(now + limits.close_linger);
+                AfterDrain::ShutDownWrite
+            }
+            _ => AfterDrain::Nothing,
+        }
+    }
+}

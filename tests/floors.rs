@@ -1,0 +1,224 @@
+//! Keeps the map true: who may name whom, words that are banned, how long a file may grow.
+//!
+//! The floor table is read from `docs/ARCHITECTURE.md`, so that document and code cannot differ.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file, in lines, tests aside.
+const LINES_MAX: usize = 620;
+
+/// Words that must not stand in the code of `src`, with the reason. Tests are exempt.
+const BANNED: [(&str, &str); 8] = [
+    ("unbounded(", "every queue has a bound"),
+    ("Arc<Mutex", "state has one owner; it moves by message"),
+    ("Rc<RefCell", "state has one owner; it moves by message"),
+    ("println!", "the log is the way to the operator"),
+    (".unwrap()", "say why it cannot fail, or handle it"),
+    ("thread::sleep", "wait for an event or a deadline"),
+    ("todo!", "not finished"),
+    ("unimplemented!", "not finished"),
+];
+
+/// Words that must not stand below floor 3, where everything is pure.
+const IMPURE: [&str; 7] = [
+    "Instant::now",
+    "SystemTime",
+    "std::net::Tcp",
+    "std::thread",
+    "mio::",
+    "redis::",
+    "std::fs",
+];
+
+/// Modules below floor 3.
+const PURE: [&str; 9] = [
+    "base", "wire", "timer", "conn", "room", "auth", "exchange", "hub", "shard",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every source file with the top-level module it belongs to and its text without tests.
+fn sources() -> Vec<(PathBuf, String, String)> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a readable file");
+                let code = without_tests(&text);
+                files.push((path.clone(), module_of(&path), code));
+            }
+        }
+    }
+    assert!(files.len() > 30, "the source files were not found");
+    files
+}
+
+fn module_of(path: &Path) -> String {
+    let relative = path
+        .strip_prefix(root().join("src"))
+        .expect("a file below src");
+    let first = relative
+        .iter()
+        .next()
+        .expect("a component")
+        .to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The test module stands at the end of a file.
+fn without_tests(text: &str) -> String {
+    match text.find("#[cfg(test)]\nmod tests") {
+        Some(end) => text[..end].to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+/// The code of a file: its lines without comments.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// The table under "## Floors": module to the modules it may name.
+fn floors() -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the map");
+    let chapter = text
+        .split("\n## Floors")
+        .nth(1)
+        .expect("a chapter called Floors");
+    let chapter = chapter.split("\n## ").next().unwrap_or(chapter);
+    let mut floors = BTreeMap::new();
+    for row in chapter.lines().filter(|line| line.starts_with("| F")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let clean = |name: &str| name.trim().trim_matches('`').to_owned();
+        let names = cells[2]
+            .split(',')
+            .map(clean)
+            .filter(|name| name.chars().all(char::is_alphabetic));
+        floors.insert(clean(cells[1]), names.collect());
+    }
+    floors
+}
+
+#[test]
+fn modules_name_only_what_their_floor_allows() {
+    let floors = floors();
+    let mut wrong = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for (path, module, code) in sources() {
+        if module == "lib" || module == "main" {
+            continue;
+        }
+        let allowed = floors
+            .get(&module)
+            .unwrap_or_else(|| panic!("{module} is missing in the floor table"));
+        seen.insert(module.clone());
+        for (number, line) in code_lines(&code) {
+            for part in line.split("crate::").skip(1) {
+                let named: String = part
+                    .chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect();
+                let is_allowed =
+                    named == module || allowed.contains(&named) || allowed == &["all".to_owned()];
+                if !is_allowed {
+                    wrong.push(format!(
+                        "{}:{number}: {module} names {named}",
+                        path.display()
+                    ));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(
+        seen.len(),
+        floors.len(),
+        "the floor table lists a module that does not exist"
+    );
+}
+
+#[test]
+fn banned_words_do_not_occur() {
+    let mut wrong = Vec::new();
+    for (path, module, code) in sources() {
+        for (number, line) in code_lines(&code) {
+            for (word, why) in BANNED {
+                if line.contains(word) {
+                    wrong.push(format!("{}:{number}: {word} ({why})", path.display()));
+                }
+            }
+            for word in IMPURE {
+                if PURE.contains(&&*module) && line.contains(word) {
+                    wrong.push(format!("{}:{number}: {word} below floor 3", path.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn tests_do_not_sleep() {
+    let mut folders = vec![root().join("tests")];
+    let mut wrong = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder") {
+            let path = entry.expect("a readable entry").path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if path.is_dir() {
+                if name != "node_modules" {
+                    folders.push(path);
+                }
+            } else if name.ends_with(".rs") && name != "floors.rs" {
+                let text = fs::read_to_string(&path).expect("a readable file");
+                if text.contains("sleep(") {
+                    wrong.push(path);
+                }
+            }
+        }
+    }
+    assert_eq!(
+        wrong,
+        Vec::<PathBuf>::new(),
+        "wait for a condition with a deadline instead"
+    );
+}
+
+#[test]
+fn files_keep_to_one_subject() {
+    for (path, _, code) in sources() {
+        let lines = code.lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn no_async_runtime_is_in_the_dependency_tree() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("a lock file");
+    for name in [
+        "tokio",
+        "async-std",
+        "smol",
+        "async-io",
+        "futures-executor",
+        "embassy-executor",
+    ] {
+        let entry = format!("name = \"{name}\"\n");
+        assert!(!lock.contains(&entry), "{name} is in Cargo.lock");
+    }
+}

@@ -1,0 +1,40 @@
+//! Seeded simulation of a whole node: hub, shards and clients on one thread with a virtual clock.
+//!
+//! `ROOMCAST_SIM_SEEDS=N` sets how many seeds are run, `ROOMCAST_SIM_SEED=S` runs one seed and
+//! prints its steps. A seed that has once failed becomes a named test below.
+
+#[path = "sim/client.rs"]
+mod client;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::World;
+
+/// Steps of one seed before everything is let come to rest.
+const STEPS: usize = 600;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}"))
+    })
+}
+
+#[test]
+fn ledgers_balance_over_many_seeds() {
+    if let Some(seed) = number("ROOMCAST_SIM_SEED") {
+        World::new(seed, true).run(STEPS);
+        return;
+    }
+    let seeds = number("ROOMCAST_SIM_SEEDS").unwrap_or(400);
+    for seed in 0..seeds {
+        let run = catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run(STEPS)));
+        assert!(
+            run.is_ok(),
+            "seed {seed} failed: run again with ROOMCAST_SIM_SEED={seed}"
+        );
+    }
+}

@@ -1,0 +1,800 @@
+//! A whole node on one thread: the hub, its shards, their queues, and many clients, driven from
+//! one seed with a virtual clock.
+//!
+//! The world plays the shells' part with every freedom they have and then some: reads and writes
+//! of any size, workers that sleep, effects that wait, clocks that jump. After every step the
+//! invariants are asserted, and at the end every member's ledger is balanced against the log of
+//! what the shards numbered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use roomcast::base::{AllowedOrigins, CloseReason, ConnId, Glob, Limits, Now, Prng};
+use roomcast::exchange::{Effect, Job};
+use roomcast::hub::{Hub, Reading, SocketAction, Written};
+use roomcast::shard::RoomShard;
+
+use super::client::{Client, Plan, Seen, Stage};
+
+pub(super) struct World {
+    seed: u64,
+    prng: Prng,
+    start: Instant,
+    elapsed: Duration,
+    limits: Limits,
+    hub: Hub<usize>,
+    shards: Vec<RoomShard>,
+    jobs: Vec<VecDeque<Job>>,
+    effects: VecDeque<Effect>,
+    clients: Vec<Client>,
+    /// What was published to each room, in the order in which it was numbered.
+    log: BTreeMap<String, Vec<Entry>>,
+    is_traced: bool,
+    is_shut_down: bool,
+    peers: u16,
+}
+
+/// A publication in the log.
+#[derive(Clone, Debug)]
+struct Entry {
+    payload: Vec<u8>,
+    origin: ConnId,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, is_traced: bool) -> Self {
+        let mut prng = Prng::new(seed);
+        let one_of =
+            |prng: &mut Prng, values: &[usize]| values[prng.below(values.len() as u64) as usize];
+        let limits = Limits {
+            connections_max: one_of(&mut prng, &[5, 30, 1000]),
+            refusals_max: 2,
+            inbound_messages_max: one_of(&mut prng, &[1, 3, 50]),
+            message_bytes_max: 3000,
+            outbound_publications_max: one_of(&mut prng, &[1, 2, 10, 1000]),
+            outbound_bytes_max: one_of(&mut prng, &[6000, 20_000]),
+            lossy_rooms: vec![Glob::new("lossy*")],
+            jobs_max: one_of(&mut prng, &[1, 4, 100]),
+            batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
+            heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
+            ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
+            ..Limits::default()
+        };
+        limits.check().expect("the simulator's limits hold");
+        let workers = one_of(&mut prng, &[1, 2, 3]);
+        let start = Instant::now();
+        let hub = Hub::new(
+            limits.clone(),
+            AllowedOrigins::default(),
+            workers,
+            start,
+            prng.next_u64(),
+        );
+        let shards = (0..workers)
+            .map(|_| RoomShard::new(&limits, prng.next_u64()))
+            .collect();
+        Self {
+            seed,
+            prng,
+            start,
+            elapsed: Duration::ZERO,
+            limits,
+            hub,
+            shards,
+            jobs: (0..workers).map(|_| VecDeque::new()).collect(),
+            effects: VecDeque::new(),
+            clients: Vec::new(),
+            log: BTreeMap::new(),
+            is_traced,
+            is_shut_down: false,
+            peers: 0,
+        }
+    }
+
+    /// Runs `steps` steps, then lets everything come to rest and balances the books.
+    pub(super) fn run(&mut self, steps: usize) {
+        self.grant_room();
+        for step in 0..steps {
+            let choice = self.prng.below(100);
+            if self.is_traced {
+                println!(
+                    "seed {} step {step}: choice {choice} at {:?}",
+                    self.seed, self.elapsed
+                );
+            }
+            self.step(choice);
+            self.check();
+        }
+        self.settle();
+        self.balance();
+        self.end();
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            instant: self.start + self.elapsed,
+            unix_ms: 1_700_000_000_000 + self.elapsed.as_millis() as u64,
+        }
+    }
+
+    fn step(&mut self, choice: u64) {
+        match choice {
+            0..6 => self.connect(),
+            6..24 => self.speak(),
+            24..27 => self.leave(),
+            27 => self.misbehave(),
+            28..31 => self.toggle_stall(),
+            31..50 => self.receive(),
+            50..60 => self.work(),
+            60..74 => self.apply(),
+            74..88 => self.flush(),
+            88..97 => self.listen(),
+            97..99 => self.pass_time(),
+            _ => {
+                if self.prng.below(40) == 0 && !self.is_shut_down {
+                    self.is_shut_down = true;
+                    let now = self.now();
+                    self.hub.handle_shutdown(now);
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        self.reap();
+        self.hub.check_invariants();
+        for shard in &self.shards {
+            shard.check_invariants();
+        }
+        for (worker, jobs) in self.jobs.iter().enumerate() {
+            assert!(
+                jobs.len() <= self.limits.jobs_max,
+                "worker {worker} has too many jobs"
+            );
+        }
+        let timer = self.hub.poll_timeout();
+        assert!(
+            timer.is_some()
+                || self.hub.connections_len() == 0
+                || self.limits.ping_interval.is_none()
+        );
+    }
+
+    // What clients do.
+
+    fn connect(&mut self) {
+        if self.is_shut_down {
+            return;
+        }
+        let room = |prng: &mut Prng| match prng.below(4) {
+            0 => "lossy:1".to_owned(),
+            number => format!("room:{number}"),
+        };
+        let mut rooms: Vec<String> = (0..1 + self.prng.below(3))
+            .map(|_| room(&mut self.prng))
+            .collect();
+        rooms.sort();
+        rooms.dedup();
+        let user = (self.prng.below(3) == 0).then(|| format!("u{}", self.prng.below(3)));
+        let plan = Plan {
+            rooms,
+            to: (self.prng.below(5) == 0).then(|| format!("u{}", self.prng.below(3))),
+            user,
+            json: self.prng.below(2) == 0,
+            echo: self.prng.below(4) != 0,
+            is_echo_endpoint: self.prng.below(8) == 0,
+        };
+        self.peers += 1;
+        let peer = SocketAddr::from(([127, 0, 0, 1], self.peers));
+        let index = self.clients.len();
+        let now = self.now();
+        if let Ok(id) = self.hub.handle_accept(now, false, peer, index) {
+            self.clients
+                .push(Client::new(id, peer, plan, &mut self.prng));
+        }
+    }
+
+    fn pick(&mut self) -> Option<usize> {
+        if self.clients.is_empty() {
+            return None;
+        }
+        Some(self.prng.below(self.clients.len() as u64) as usize)
+    }
+
+    fn speak(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let prng = &mut self.prng;
+        let client = &mut self.clients[index];
+        if !client.is_sending() || client.stage == Stage::Refused {
+            return;
+        }
+        for _ in 0..1 + prng.below(6) {
+            let key = (prng.next_u64() as u32).to_be_bytes();
+            if prng.below(8) == 0 {
+                client.send_frame(0x89, b"ping", key);
+            }
+            let length_max = if prng.below(10) == 0 { 2000 } else { 40 };
+            let filler = "x".repeat(prng.below(length_max) as usize);
+            let text = format!("{index}/{}/{filler}", client.sent.len());
+            let opcode = if prng.below(4) == 0 { 2 } else { 1 };
+            if prng.below(6) == 0 {
+                let (head, tail) = text.as_bytes().split_at(text.len() / 2);
+                client.send_frame(opcode, head, key);
+                client.send_frame(0x89, b"", key);
+                client.send_frame(0x80, tail, key);
+            } else {
+                client.send_frame(0x80 | opcode, text.as_bytes(), key);
+            }
+            client.sent.push(text);
+        }
+    }
+
+    fn leave(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let client = &mut self.clients[index];
+        match self.prng.below(3) {
+            0 if client.is_sending() => {
+                client.send_frame(0x88, &1000u16.to_be_bytes(), [9, 8, 7, 6]);
+                client.has_sent_close = true;
+            }
+            1 => client.has_ended = true,
+            2 => client.is_reset = true,
+            _ => {}
+        }
+    }
+
+    fn misbehave(&mut self) {
+        let Some(index) = self.pick() else { return };
+        let client = &mut self.clients[index];
+        if client.is_sending() && self.prng.below(3) == 0 {
+            client.is_abusive = true;
+            let bytes: &[u8] = match self.prng.below(4) {
+                0 => b"\xff\xff\xff\xff\xff\xff",
+                1 => b"\x81\x02hi",
+                2 => b"\x82\xff\x00\x00\x00\x7f\xff\xff\xff\xff\0\0\0\0",
+                _ => b"\x80\x81\0\0\0\0x",
+            };
+            client.upstream.extend(bytes);
+        }
+    }
+
+    fn toggle_stall(&mut self) {
+        if let Some(index) = self.pick() {
+            self.clients[index].is_stalled ^= true;
+        }
+    }
+
+    fn listen(&mut self) {
+        let Some(index) = self.pick() else { return };
+        if self.clients[index].is_stalled {
+            return;
+        }
+        let len = 1 + self.prng.below(3000) as usize;
+        self.read_by_client(index, len);
+    }
+
+    fn read_by_client(&mut self, index: usize, len: usize) {
+        let client = &mut self.clients[index];
+        if client.is_reset {
+            return;
+        }
+        if client.read(len) && client.awaits_room {
+            client.awaits_room = false;
+            self.hub.handle_writable(client.id);
+        }
+    }
+
+    // What the shells do.
+
+    fn receive(&mut self) {
+        for _ in 0..3 {
+            if let Some(index) = self.pick() {
+                let len = 1 + self.prng.below(2000) as usize;
+                self.read_by_server(index, len);
+            }
+        }
+    }
+
+    /// Returns whether anything happened.
+    fn read_by_server(&mut self, index: usize, len: usize) -> bool {
+        let now = self.now();
+        let client = &mut self.clients[index];
+        if client.is_gone || client.is_paused {
+            return false;
+        }
+        if client.is_reset {
+            self.hub.handle_eof(now, client.id, CloseReason::Reset);
+            return true;
+        }
+        let len = len.min(client.upstream.len());
+        if len == 0 {
+            if client.has_ended && !client.is_paused {
+                // The shell sees the end of a stream once.
+                client.is_paused = true;
+                self.hub.handle_eof(now, client.id, CloseReason::Gone);
+                return true;
+            }
+            return false;
+        }
+        let bytes: Vec<u8> = client.upstream.drain(..len).collect();
+        match self.hub.handle_bytes(now, client.id, &bytes) {
+            Reading::Continue => {}
+            Reading::Paused | Reading::Over => client.is_paused = true,
+        }
+        self.hand_over();
+        true
+    }
+
+    fn hand_over(&mut self) {
+        while let Some((worker, job)) = self.hub.poll_job() {
+            self.jobs[worker].push_back(job);
+        }
+    }
+
+    fn grant_room(&mut self) {
+        let now = self.now();
+        for worker in 0..self.jobs.len() {
+            let room = self.limits.jobs_max - self.jobs[worker].len();
+            self.hub.handle_room(now, worker, room);
+        }
+        self.hand_over();
+        self.resume();
+    }
+
+    fn resume(&mut self) {
+        while let Some(id) = self.hub.poll_resumed() {
+            if let Some(index) = self.hub.socket_mut(id).copied() {
+                self.clients[index].is_paused = false;
+            }
+        }
+    }
+
+    fn work(&mut self) {
+        let worker = self.prng.below(self.jobs.len() as u64) as usize;
+        let count = 1 + self.prng.below(20) as usize;
+        self.work_by(worker, count);
+    }
+
+    fn work_by(&mut self, worker: usize, count: usize) {
+        let now = self.now();
+        for _ in 0..count {
+            let Some(job) = self.jobs[worker].pop_front() else {
+                break;
+            };
+            match &job {
+                Job::Publish {
+                    origin,
+                    room,
+                    payload,
+                    ..
+                } => {
+                    let entry = Entry {
+                        payload: payload.bytes().to_vec(),
+                        origin: *origin,
+                    };
+                    self.log
+                        .entry(room.as_str().to_owned())
+                        .or_default()
+                        .push(entry);
+                }
+                Job::Subscribe { conn, room, .. } => {
+                    let at = self.log.get(room.as_str()).map_or(0, Vec::len);
+                    if let Some(client) = self.clients.iter_mut().find(|client| client.id == *conn)
+                    {
+                        client.joined_at.push((room.as_str().to_owned(), at));
+                    }
+                }
+                _ => {}
+            }
+            self.shards[worker].handle_job(now, job);
+        }
+        self.shards[worker].handle_timeout(now);
+        while let Some(effect) = self.shards[worker].poll_effect() {
+            self.effects.push_back(effect);
+        }
+    }
+
+    fn apply(&mut self) {
+        let count = 1 + self.prng.below(10);
+        let now = self.now();
+        for _ in 0..count {
+            let Some(effect) = self.effects.pop_front() else {
+                break;
+            };
+            if self.hub.handle_effect(now, effect).flush_first {
+                self.flush_all();
+                break;
+            }
+        }
+        self.grant_room();
+    }
+
+    fn flush(&mut self) {
+        for _ in 0..1 + self.prng.below(8) {
+            if !self.flush_one() {
+                break;
+            }
+        }
+        self.hand_over();
+        self.resume();
+    }
+
+    fn flush_all(&mut self) {
+        while self.flush_one() {}
+        self.hand_over();
+        self.resume();
+    }
+
+    /// Writes to one socket, as much as its kernel buffer takes and sometimes less.
+    fn flush_one(&mut self) -> bool {
+        let now = self.now();
+        let Some((id, index, queue)) = self.hub.poll_flush() else {
+            return false;
+        };
+        let client = &mut self.clients[*index];
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = queue.fill(&mut slices);
+        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+        assert!(offered > 0, "{id}: asked to write nothing");
+        assert!(
+            !client.server_has_ended,
+            "{id}: a write after the end of the stream"
+        );
+        let written = if client.is_reset {
+            Written::Failed
+        } else {
+            let room = client.downstream_max - client.downstream.len();
+            let bytes = offered.min(room);
+            let taken: Vec<u8> = slices[..filled]
+                .iter()
+                .flat_map(|slice| slice.iter().copied())
+                .take(bytes)
+                .collect();
+            client.downstream.extend(taken);
+            queue.advance(bytes);
+            client.awaits_room |= bytes < offered;
+            Written::Bytes {
+                bytes,
+                is_blocked: bytes < offered,
+            }
+        };
+        let client_index = *index;
+        if self.hub.handle_written(now, id, written) == SocketAction::ShutDownWrite {
+            self.clients[client_index].server_has_ended = true;
+        }
+        true
+    }
+
+    fn reap(&mut self) {
+        while let Some((index, farewell)) = self.hub.poll_closed() {
+            let client = &mut self.clients[index];
+            assert_eq!((client.id, client.peer), (farewell.id, farewell.peer));
+            assert!(!client.is_gone, "{}: reaped twice", client.id);
+            client.is_gone = true;
+        }
+        self.hand_over();
+    }
+
+    fn pass_time(&mut self) {
+        let elapsed = match self.prng.below(10) {
+            0 => Duration::from_secs(self.prng.below(100)),
+            1..4 => Duration::from_secs(self.prng.below(4)),
+            _ => Duration::from_millis(self.prng.below(60)),
+        };
+        self.elapsed += elapsed;
+        let now = self.now();
+        let budget = 1 + self.prng.below(50) as usize;
+        self.hub.handle_timeout(now, budget);
+        self.hand_over();
+        self.resume();
+    }
+
+    // The end.
+
+    /// Lets everybody read and everything be done, without a new word from anyone.
+    fn settle(&mut self) {
+        for client in &mut self.clients {
+            client.is_stalled = false;
+        }
+        for _ in 0..100_000 {
+            let mut is_moving = false;
+            for index in 0..self.clients.len() {
+                is_moving |= self.read_by_server(index, usize::MAX);
+                let before = self.clients[index].downstream.len();
+                self.read_by_client(index, usize::MAX);
+                is_moving |= before != self.clients[index].downstream.len();
+            }
+            for worker in 0..self.shards.len() {
+                is_moving |= !self.jobs[worker].is_empty();
+                self.work_by(worker, usize::MAX);
+            }
+            while let Some(effect) = self.effects.pop_front() {
+                is_moving = true;
+                let now = self.now();
+                if self.hub.handle_effect(now, effect).flush_first {
+                    self.flush_all();
+                }
+            }
+            self.grant_room();
+            is_moving |= self.flush_one();
+            self.flush_all();
+            self.check();
+            if !is_moving
+                && self
+                    .shards
+                    .iter()
+                    .all(|shard| shard.poll_timeout().is_none())
+            {
+                return;
+            }
+            self.elapsed += Duration::from_millis(5);
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// Every member has what it is owed.
+    fn balance(&self) {
+        for (index, client) in self.clients.iter().enumerate() {
+            self.balance_sent(index, client);
+            if client.stage != Stage::Open {
+                continue;
+            }
+            if client.is_alive() || client.close_code().is_some() {
+                assert!(!client.has_partial_input(), "{}: half a frame", client.id);
+            }
+            if client.plan.is_echo_endpoint {
+                Self::balance_echo(client);
+            } else if client.plan.json {
+                self.balance_json(client);
+            } else {
+                self.balance_raw(client);
+            }
+        }
+    }
+
+    /// What a client sent was numbered in the order sent; all of it if the client is still there.
+    fn balance_sent(&self, index: usize, client: &Client) {
+        if client.plan.is_echo_endpoint {
+            return;
+        }
+        let prefix = format!("{index}/");
+        let numbered: Vec<&[u8]> = self
+            .log
+            .values()
+            .flatten()
+            .map(|entry| &*entry.payload)
+            .filter(|payload| payload.starts_with(prefix.as_bytes()))
+            .collect();
+        let sent: Vec<&[u8]> = client.sent.iter().map(String::as_bytes).collect();
+        assert!(
+            sent.starts_with(&numbered),
+            "{}: sent in another order",
+            client.id
+        );
+        if client.is_alive() || client.close_code() == Some(1000) {
+            assert_eq!(
+                numbered.len(),
+                sent.len(),
+                "{}: a message was lost",
+                client.id
+            );
+        }
+    }
+
+    fn balance_echo(client: &Client) {
+        let echoed: Vec<&[u8]> = payloads(client).collect();
+        let sent: Vec<&[u8]> = client.sent.iter().map(String::as_bytes).collect();
+        assert!(
+            sent.starts_with(&echoed),
+            "{}: echoed in another order",
+            client.id
+        );
+        assert_ne!(
+            client.close_code(),
+            Some(3008),
+            "{}: an echo cannot be slow",
+            client.id
+        );
+        if client.is_alive() || client.close_code() == Some(1000) {
+            assert_eq!(echoed.len(), sent.len(), "{}: an echo is lost", client.id);
+        }
+    }
+
+    /// A raw member of several rooms sees their logs interleaved. Payloads are unique, so each
+    /// room's part can be told apart; in a reliable room it is a run of the log from where the
+    /// member joined.
+    fn balance_raw(&self, client: &Client) {
+        let seen: Vec<&[u8]> = payloads(client)
+            .filter(|payload| *payload != b"heartbeat")
+            .collect();
+        let mut accounted = 0;
+        for (room, at) in &client.joined_at {
+            let owed = self.owed(client, room, *at);
+            let got: Vec<&[u8]> = seen
+                .iter()
+                .copied()
+                .filter(|payload| owed.contains(payload))
+                .collect();
+            accounted += got.len();
+            self.compare(client, room, &owed, &got);
+        }
+        assert_eq!(
+            accounted,
+            seen.len(),
+            "{}: something it was not owed",
+            client.id
+        );
+    }
+
+    fn compare(&self, client: &Client, room: &str, owed: &[&[u8]], got: &[&[u8]]) {
+        if self.limits.delivery(room) == roomcast::base::Delivery::Lossy {
+            let mut rest = owed.iter();
+            for payload in got {
+                assert!(
+                    rest.any(|owed| owed == payload),
+                    "{} {room}: out of order",
+                    client.id
+                );
+            }
+            return;
+        }
+        assert!(
+            owed.starts_with(got),
+            "{} {room}: a gap or a repetition",
+            client.id
+        );
+        if client.is_alive() {
+            assert_eq!(
+                got.len(),
+                owed.len(),
+                "{} {room}: the last is missing",
+                client.id
+            );
+        }
+    }
+
+    fn balance_json(&self, client: &Client) {
+        let mut rooms: BTreeMap<String, JsonLedger> = BTreeMap::new();
+        for payload in payloads(client) {
+            let value: serde_json::Value =
+                serde_json::from_slice(payload).expect("an envelope is JSON");
+            let (kind, body) = value
+                .as_object()
+                .and_then(|map| map.iter().next())
+                .expect("a kind");
+            let room = || body["room"].as_str().expect("a room").to_owned();
+            match kind.as_str() {
+                "joined" => {
+                    let offset = body["offset"].as_u64().expect("an offset");
+                    let ledger = JsonLedger {
+                        next: offset + 1,
+                        ..JsonLedger::default()
+                    };
+                    assert!(rooms.insert(room(), ledger).is_none(), "joined twice");
+                }
+                "publication" => {
+                    let ledger = rooms.get_mut(&room()).expect("joined comes first");
+                    let offset = body["offset"].as_u64().expect("an offset");
+                    ledger.publication(client, offset, &body["data"], &body["b64"]);
+                }
+                "skipped" => {
+                    let ledger = rooms.get_mut(&room()).expect("joined comes first");
+                    ledger.skipped += body["count"].as_u64().expect("a count");
+                }
+                "heartbeat" | "closing" => {}
+                other => panic!("an unknown envelope: {other}"),
+            }
+        }
+        for (room, at) in &client.joined_at {
+            let owed = self.owed(client, room, *at);
+            let Some(ledger) = rooms.get(room) else {
+                assert!(!client.is_alive(), "{} {room}: never joined", client.id);
+                continue;
+            };
+            let got: Vec<&[u8]> = ledger.texts.iter().map(|text| text.as_bytes()).collect();
+            self.compare(client, room, &owed, &got);
+            let is_lossy = self.limits.delivery(room) == roomcast::base::Delivery::Lossy;
+            if is_lossy && client.plan.echo && client.is_alive() {
+                let total = got.len() as u64 + ledger.skipped;
+                assert_eq!(
+                    total,
+                    owed.len() as u64,
+                    "{} {room}: received + skipped",
+                    client.id
+                );
+            }
+            if is_lossy {
+                continue;
+            }
+            assert_eq!(
+                ledger.skipped, 0,
+                "{} {room}: skipped in a reliable room",
+                client.id
+            );
+            if client.plan.echo {
+                assert_eq!(ledger.gaps, 0, "{} {room}: a gap in the offsets", client.id);
+            }
+        }
+    }
+
+    /// What a member that joined when the log stood at `at` is to receive.
+    fn owed(&self, client: &Client, room: &str, at: usize) -> Vec<&[u8]> {
+        let log = self.log.get(room).map_or(&[][..], Vec::as_slice);
+        log[at..]
+            .iter()
+            .filter(|entry| client.plan.echo || entry.origin != client.id)
+            .map(|entry| &*entry.payload)
+            .collect()
+    }
+
+    /// Everybody leaves; nothing may stay behind.
+    fn end(&mut self) {
+        for client in &mut self.clients {
+            client.has_ended = true;
+        }
+        self.settle();
+        // Those that wait for somebody's end are given up in time.
+        for _ in 0..40 {
+            self.elapsed += Duration::from_secs(5);
+            let now = self.now();
+            self.hub.handle_timeout(now, usize::MAX);
+            self.settle();
+        }
+        assert_eq!(self.hub.connections_len(), 0, "connections stay behind");
+        let counters = self.hub.counters();
+        assert_eq!((counters.members, counters.rooms), (0, 0));
+        let closes: u64 = counters.closes.iter().sum();
+        assert_eq!(closes, counters.accepted, "every connection has one reason");
+        for shard in &self.shards {
+            assert_eq!(shard.rooms_len(), 0, "rooms stay behind");
+        }
+    }
+}
+
+/// What a json member saw of one room.
+#[derive(Default)]
+struct JsonLedger {
+    next: u64,
+    gaps: u64,
+    skipped: u64,
+    texts: Vec<String>,
+}
+
+impl JsonLedger {
+    fn publication(
+        &mut self,
+        client: &Client,
+        offset: u64,
+        data: &serde_json::Value,
+        b64: &serde_json::Value,
+    ) {
+        assert!(
+            offset >= self.next,
+            "{}: offset {offset} came back",
+            client.id
+        );
+        self.gaps += offset - self.next;
+        self.next = offset + 1;
+        let text = match (data.as_str(), b64.as_str()) {
+            (Some(text), None) => text.to_owned(),
+            (None, Some(b64)) => {
+                use base64::Engine as _;
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(b64)
+                    .expect("binary is in base64");
+                String::from_utf8(bytes).expect("the simulator sends text")
+            }
+            _ => panic!("data or b64"),
+        };
+        self.texts.push(text);
+    }
+}
+
+fn payloads(client: &Client) -> impl Iterator<Item = &[u8]> {
+    client.seen.iter().filter_map(|seen| match seen {
+        Seen::Message { payload, .. } => Some(&payload[..]),
+        _ => None,
+    })
+}
