@@ -8,8 +8,9 @@
 //! - `level` is the sum of what the unfinished entries hold.
 //! - A control frame waits for at most the frame in flight, never for the backlog.
 //! - `push` either keeps the whole of what it is given or none of it.
-//! - At most one unsent pong and one unsent ping are in the lane: the newest answer is the one
-//!   that counts (RFC 6455, section 5.5.3), and a peer that pings without reading gains nothing.
+//! - At most [`PONGS_MAX`] unsent pongs and one unsent ping are in the lane. Once they are that many
+//!   the newest replaces the one before it, as RFC 6455 allows (section 5.5.3): a peer that pings
+//!   without reading gains nothing, and one that sends a handful at once gets an answer to each.
 //! - Nothing follows a close frame.
 //!
 //! Policy on overflow lives in [`super::pressure`]; this module only reports the level.
@@ -213,8 +214,8 @@ impl SendQueue {
                     .filter(|frame| frame.kind == kind)
                     .count()
             };
-            // One may be in flight while the newest waits.
-            assert!(unsent(ControlKind::Ping) <= 2 && unsent(ControlKind::Pong) <= 2);
+            // One more may be in flight.
+            assert!(unsent(ControlKind::Ping) <= 2 && unsent(ControlKind::Pong) <= PONGS_MAX + 1);
         }
     }
 
@@ -224,17 +225,23 @@ impl SendQueue {
         }
         let lane = self.lane.get_or_insert_default();
         let in_flight = usize::from(lane.written > 0);
+        let unsent_max = if kind == ControlKind::Pong {
+            PONGS_MAX
+        } else {
+            1
+        };
         let unsent = lane
             .controls
-            .iter_mut()
+            .iter()
             .skip(in_flight)
-            .find(|frame| frame.kind == kind);
-        match unsent {
-            Some(frame) => frame.bytes = bytes.into(),
-            None => lane.controls.push_back(ControlFrame {
+            .filter(|frame| frame.kind == kind);
+        if unsent.count() < unsent_max {
+            lane.controls.push_back(ControlFrame {
                 kind,
                 bytes: bytes.into(),
-            }),
+            });
+        } else if let Some(newest) = lane.controls.iter_mut().rfind(|frame| frame.kind == kind) {
+            newest.bytes = bytes.into();
         }
     }
 
@@ -285,6 +292,9 @@ impl Replies for SendQueue {
         self.push_control(ControlKind::Pong, frame);
     }
 }
+
+/// Most pongs that wait to be sent; 2 KiB at most.
+const PONGS_MAX: usize = 16;
 
 /// Room for this many entries stays allocated in an empty queue.
 const ENTRIES_KEPT: usize = 16;
@@ -375,15 +385,24 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_pong_waits() {
+    fn a_flood_of_pings_leaves_the_oldest_pongs_and_the_newest() {
         let mut queue = SendQueue::default();
         for number in 0..100 {
             queue.pong(&[0x8a, 1, number]);
+            queue.check_invariants();
         }
         assert_eq!(write(&mut queue, 1), [0x8a]);
-        queue.pong(&[0x8a, 1, 100]);
-        queue.pong(&[0x8a, 1, 101]);
-        assert_eq!(drain(&mut queue, 9), [1, 99, 0x8a, 1, 101]);
+        for number in 100..110 {
+            queue.pong(&[0x8a, 1, number]);
+            queue.check_invariants();
+        }
+        let pongs = drain(&mut queue, 9);
+        let numbers: Vec<u8> = pongs.iter().copied().skip(1).step_by(3).collect();
+        assert_eq!(
+            numbers[..15],
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+        );
+        assert_eq!(numbers[15..], [99, 109]);
     }
 
     #[test]

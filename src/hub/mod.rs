@@ -431,6 +431,12 @@ impl<S> Hub<S> {
             "a member without a connection"
         );
         assert_eq!(self.table.len(), self.admission.len());
+        let timers = self
+            .table
+            .iter()
+            .filter(|conn| self.wheel.contains(conn.id.slot))
+            .count();
+        assert_eq!(timers, self.wheel.len(), "a timer without a connection");
     }
 
     // Between the parts of the hub.
