@@ -18,9 +18,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-/// The system's allocator with two counters in front.
+/// The system's allocator with counters in front.
 pub(crate) struct CountingAlloc;
 
 /// What was asked of the allocator during a call of [`counted`].
@@ -30,6 +30,11 @@ pub(crate) struct Counts {
     pub(crate) allocations: u64,
     /// Sum of the sizes asked for; a reallocation counts with its whole new size.
     pub(crate) bytes: u64,
+    /// Bytes asked for and not given back; negative if more was given back. The allocator's own
+    /// overhead for each block comes on top.
+    pub(crate) kept_bytes: i64,
+    /// The same in blocks.
+    pub(crate) kept_blocks: i64,
 }
 
 impl Counts {
@@ -37,6 +42,8 @@ impl Counts {
         Self {
             allocations: ALLOCATIONS.load(Ordering::Relaxed),
             bytes: BYTES.load(Ordering::Relaxed),
+            kept_bytes: KEPT_BYTES.load(Ordering::Relaxed),
+            kept_blocks: KEPT_BLOCKS.load(Ordering::Relaxed),
         }
     }
 }
@@ -54,41 +61,55 @@ pub(crate) fn counted<R>(f: impl FnOnce() -> R) -> (R, Counts) {
     let counts = Counts {
         allocations: after.allocations - before.allocations,
         bytes: after.bytes - before.bytes,
+        kept_bytes: after.kept_bytes - before.kept_bytes,
+        kept_blocks: after.kept_blocks - before.kept_blocks,
     };
     (result, counts)
 }
 
+// Relaxed, in both: the counters order nothing, and the caller waits for its own threads.
+
 fn count(bytes: usize) {
-    // Relaxed: the counters order nothing, and the caller waits for its own threads.
     ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
     BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
+fn keep(blocks: i64, bytes: i64) {
+    KEPT_BLOCKS.fetch_add(blocks, Ordering::Relaxed);
+    KEPT_BYTES.fetch_add(bytes, Ordering::Relaxed);
+}
+
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static KEPT_BLOCKS: AtomicI64 = AtomicI64::new(0);
+static KEPT_BYTES: AtomicI64 = AtomicI64::new(0);
 
 // SAFETY: every method hands its arguments unchanged to `System`, which keeps the contract of
 // `GlobalAlloc`; the counting neither allocates nor panics.
 unsafe impl GlobalAlloc for CountingAlloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
+        keep(1, layout.size() as i64);
         // SAFETY: the caller keeps the contract of this method, which is that of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
+        keep(1, layout.size() as i64);
         // SAFETY: as in `alloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(new_size);
+        keep(0, new_size as i64 - layout.size() as i64);
         // SAFETY: as in `alloc`; `pointer` came from `System` because all methods forward to it.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        keep(-1, -(layout.size() as i64));
         // SAFETY: as in `realloc`.
         unsafe { System.dealloc(pointer, layout) }
     }

@@ -162,6 +162,8 @@ struct Flags {
     is_paused: bool,
     /// It waits for room in its worker's queue.
     awaits_worker: bool,
+    /// Publications of its own are being distributed.
+    is_origin: bool,
     /// Skips of some room have not been told.
     owes_skips: bool,
     /// The peer has ended its direction of the stream.

@@ -26,7 +26,10 @@ use crate::wire::websocket::Replies;
 /// Frames waiting for one socket.
 #[derive(Debug, Default)]
 pub struct SendQueue {
-    entries: VecDeque<Entry>,
+    /// The first entry stands in the queue itself: nearly every queue holds one or none, and a
+    /// queue behind a pointer would cost each delivery one more cache line.
+    front: Option<Entry>,
+    rest: VecDeque<Entry>,
     /// End of the frame in flight in the first entry; where the entry starts, between frames.
     frame_end: u32,
     level: Level,
@@ -73,17 +76,20 @@ impl SendQueue {
         if self.has_close || start == end {
             return;
         }
-        if self.entries.is_empty() {
-            self.frame_end = start;
-        }
         self.level.bytes += (end - start) as usize;
         self.level.publications += publications as usize;
-        self.entries.push_back(Entry {
+        let entry = Entry {
             frames: Arc::clone(frames),
             start,
             end,
             publications,
-        });
+        };
+        if self.front.is_none() {
+            self.frame_end = start;
+            self.front = Some(entry);
+        } else {
+            self.rest.push_back(entry);
+        }
     }
 
     /// Appends all of `frames`, which hold no publication.
@@ -106,19 +112,15 @@ impl SendQueue {
     /// publications dropped.
     pub fn drop_backlog(&mut self) -> usize {
         let before = self.level.publications;
-        let mut in_flight = self
-            .entries
-            .pop_front()
-            .filter(|front| self.frame_end > front.start);
-        self.entries = VecDeque::new();
+        self.front.take_if(|front| self.frame_end == front.start);
+        self.rest = VecDeque::new();
         self.level = Level::default();
-        if let Some(front) = &mut in_flight {
+        if let Some(front) = &mut self.front {
             front.end = self.frame_end;
             front.publications = front.publications.min(1);
             self.level.bytes = (front.end - front.start) as usize;
             self.level.publications = front.publications as usize;
         }
-        self.entries.extend(in_flight);
         before - self.level.publications
     }
 
@@ -126,6 +128,14 @@ impl SendQueue {
     /// written.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// What to write next if that is one piece, as it is nearly always.
+    #[must_use]
+    pub fn lone_piece(&self) -> Option<&[u8]> {
+        let front = self.front.as_ref()?;
+        let is_lone = self.rest.is_empty() && self.lane.is_none();
+        is_lone.then(|| &front.frames.bytes()[front.start as usize..front.end as usize])
     }
 
     /// Fills `slices` with what to write next and returns how many were filled.
@@ -140,7 +150,7 @@ impl SendQueue {
             filled < slices.len()
         };
         if let Some(lane) = &self.lane {
-            if let Some(front) = self.entries.front() {
+            if let Some(front) = &self.front {
                 put(&front.frames.bytes()[front.start as usize..self.frame_end as usize]);
             }
             let mut written = lane.written;
@@ -150,13 +160,13 @@ impl SendQueue {
                 }
                 written = 0;
             }
-            if let Some(front) = self.entries.front() {
+            if let Some(front) = &self.front {
                 put(&front.frames.bytes()[self.frame_end as usize..front.end as usize]);
             }
-        } else if let Some(front) = self.entries.front() {
+        } else if let Some(front) = &self.front {
             put(&front.frames.bytes()[front.start as usize..front.end as usize]);
         }
-        for entry in self.entries.iter().skip(1) {
+        for entry in &self.rest {
             if !put(&entry.frames.bytes()[entry.start as usize..entry.end as usize]) {
                 break;
             }
@@ -170,19 +180,19 @@ impl SendQueue {
             written = self.advance_front(written, true);
             written = self.advance_lane(written);
         }
-        while written > 0 && !self.entries.is_empty() {
+        while written > 0 && self.front.is_some() {
             written = self.advance_front(written, false);
         }
         debug_assert_eq!(written, 0, "more was written than was queued");
-        if self.entries.is_empty() && self.entries.capacity() > ENTRIES_KEPT {
-            self.entries = VecDeque::new();
+        if self.front.is_none() && self.rest.capacity() > ENTRIES_KEPT {
+            self.rest = VecDeque::new();
         }
     }
 
     /// Whether nothing is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.lane.is_none()
+        self.front.is_none() && self.lane.is_none()
     }
 
     /// What is waiting, control frames aside.
@@ -194,7 +204,7 @@ impl SendQueue {
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
         let mut level = Level::default();
-        for entry in &self.entries {
+        for entry in self.front.iter().chain(&self.rest) {
             assert!(entry.start < entry.end, "a finished entry must be gone");
             level.bytes += (entry.end - entry.start) as usize;
             level.publications += entry.publications as usize;
@@ -203,7 +213,8 @@ impl SendQueue {
             level, self.level,
             "the level must be the sum of the entries"
         );
-        if let Some(front) = self.entries.front() {
+        assert!(self.front.is_some() || self.rest.is_empty());
+        if let Some(front) = &self.front {
             assert_eq!(self.frame_end, front.frames.boundary_from(front.start));
         }
         if let Some(lane) = &self.lane {
@@ -247,7 +258,7 @@ impl SendQueue {
 
     /// Advances within the first entry, to its frame's end at most if `frame_only`.
     fn advance_front(&mut self, written: usize, frame_only: bool) -> usize {
-        let Some(front) = self.entries.front_mut() else {
+        let Some(front) = &mut self.front else {
             return written;
         };
         let limit = if frame_only {
@@ -260,8 +271,8 @@ impl SendQueue {
         self.level.bytes -= step;
         if front.start == front.end {
             self.level.publications -= front.publications as usize;
-            self.entries.pop_front();
-            self.frame_end = self.entries.front().map_or(0, |next| next.start);
+            self.front = self.rest.pop_front();
+            self.frame_end = self.front.as_ref().map_or(0, |next| next.start);
         } else if step > 0 {
             self.frame_end = front.frames.boundary_from(front.start);
         }
@@ -297,7 +308,7 @@ impl Replies for SendQueue {
 const PONGS_MAX: usize = 16;
 
 /// Room for this many entries stays allocated in an empty queue.
-const ENTRIES_KEPT: usize = 16;
+const ENTRIES_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,17 @@ impl Connection {
         self.flags.is_dirty
     }
 
+    /// Marks the connection as one whose publications are being distributed.
+    pub fn set_origin(&mut self, is_origin: bool) {
+        self.flags.is_origin = is_origin;
+    }
+
+    /// Whether publications of its own are being distributed.
+    #[must_use]
+    pub fn is_origin(&self) -> bool {
+        self.flags.is_origin
+    }
+
     /// Sets whether skips have not been told; returns what it was.
     pub fn set_owes_skips(&mut self, owes: bool) -> bool {
         std::mem::replace(&mut self.flags.owes_skips, owes)

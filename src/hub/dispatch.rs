@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::table::Table;
 use super::{Handled, Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
 use crate::conn::Purpose;
@@ -52,13 +53,13 @@ impl<S> Hub<S> {
             // Only a message needs its worker; pings, pongs and a close must come through to a
             // connection that can publish nothing.
             let worker = match &open.purpose {
+                _ if open.inbound.is_drained() => None,
                 Purpose::Echo => Some(self.jobs.worker_of_echo(id)),
                 Purpose::Rooms { target, .. } => {
                     target.as_ref().map(|room| self.jobs.worker_of(room))
                 }
             };
             if let Some(worker) = worker
-                && !open.inbound.is_drained()
                 && (taken == budget || !self.jobs.has_credit(worker))
             {
                 conn.set_awaits_worker(true);
@@ -206,9 +207,14 @@ impl<S> Hub<S> {
         let bound = bound(&self.limits);
         let count = broadcast.origins.len();
         let mut slow = Vec::new();
+        let mut has_deaf_members = false;
         if let Some(room) = self.members.room_mut(&broadcast.room) {
             room.advance_to(broadcast.last);
             let delivery = room.delivery();
+            has_deaf_members = room.has_deaf_members();
+            if has_deaf_members {
+                mark_origins(&mut self.table, broadcast, true);
+            }
             let (name, members) = room.name_and_members_mut();
             handled.pushes += members.len();
             for member in members {
@@ -219,11 +225,7 @@ impl<S> Hub<S> {
                     debug_assert!(false, "{}: its wire form was not encoded", conn.id);
                     continue;
                 };
-                let is_own = !member.echo
-                    && broadcast
-                        .origins
-                        .iter()
-                        .any(|origin| origin.conn == conn.id);
+                let is_own = !member.echo && conn.is_origin();
                 let more = Level {
                     bytes: frames.bytes().len(),
                     publications: count,
@@ -257,6 +259,9 @@ impl<S> Hub<S> {
                 }
             }
         }
+        if has_deaf_members {
+            mark_origins(&mut self.table, broadcast, false);
+        }
         for id in slow {
             self.close(now, id, CloseReason::Slow);
         }
@@ -280,6 +285,16 @@ impl<S> Hub<S> {
             }
         });
         mark_dirty(conn, &mut self.dirty);
+    }
+}
+
+/// Marks the publishers of a merge, so that those of them who do not want their own are found
+/// without a search for each member.
+fn mark_origins<S>(table: &mut Table<S>, broadcast: &Broadcast, is_origin: bool) {
+    for origin in &broadcast.origins {
+        if let Some(entry) = table.get_mut(origin.conn) {
+            entry.conn.set_origin(is_origin);
+        }
     }
 }
 

@@ -47,37 +47,21 @@ impl Socket {
 
     /// Reads once.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> ReadOutcome {
-        loop {
-            match self.stream.read(scratch) {
-                Ok(0) => return ReadOutcome::Eof,
-                // A short read means that the kernel has no more, and new bytes bring a new event.
-                Ok(len) => {
-                    return ReadOutcome::Bytes(len, len == scratch.len() || self.is_read_closed);
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return ReadOutcome::Empty,
-                    _ => return ReadOutcome::Failed,
-                },
-            }
+        match uninterrupted(|| self.stream.read(scratch)) {
+            Ok(0) => ReadOutcome::Eof,
+            // A short read means that the kernel has no more, and new bytes bring a new event.
+            Ok(len) => ReadOutcome::Bytes(len, len == scratch.len() || self.is_read_closed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Empty,
+            Err(_) => ReadOutcome::Failed,
         }
     }
 
     /// Writes once what the queue offers.
     pub(super) fn write(&mut self, queue: &mut SendQueue) -> Written {
-        let mut slices = [IoSlice::new(&[]); budget::SLICES];
-        let filled = queue.fill(&mut slices);
-        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-        let result = loop {
-            let result = match &slices[..filled] {
-                // One piece is the usual case, and `send` is cheaper than `writev`.
-                [only] => self.stream.write(only),
-                all => self.stream.write_vectored(all),
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result,
-            }
+        // `send` is cheaper than `writev`, and a list of pieces costs its making.
+        let (offered, result) = match queue.lone_piece() {
+            Some(piece) => (piece.len(), uninterrupted(|| self.stream.write(piece))),
+            None => self.write_pieces(queue),
         };
         match result {
             Ok(bytes) => {
@@ -96,8 +80,29 @@ impl Socket {
         }
     }
 
+    fn write_pieces(&mut self, queue: &SendQueue) -> (usize, io::Result<usize>) {
+        let mut slices = [IoSlice::new(&[]); budget::SLICES];
+        let filled = queue.fill(&mut slices);
+        let pieces = &slices[..filled];
+        let offered = pieces.iter().map(|piece| piece.len()).sum();
+        (
+            offered,
+            uninterrupted(|| self.stream.write_vectored(pieces)),
+        )
+    }
+
     /// Ends the outgoing direction. A failure shows when the socket is next used.
     pub(super) fn shut_down_write(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// Makes a system call again until no signal has come in between.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }

@@ -18,7 +18,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::OpCode;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message};
 
@@ -47,6 +47,8 @@ pub struct Inbound {
     fragments_follow: bool,
     /// A fragmented message has begun and not ended.
     is_open: bool,
+    /// Payload bytes of the open message so far.
+    open_bytes: u64,
     /// The frame after those in hand breaks a rule.
     failure: Option<CloseReason>,
 }
@@ -178,7 +180,12 @@ impl Inbound {
                 self.failure = Some(CloseReason::Protocol);
                 break;
             }
-            if payload_len > message_bytes_max as u64 {
+            let is_continuation = header.opcode == OpCode::Data(Data::Continue);
+            let before = if is_continuation { self.open_bytes } else { 0 };
+            // Neither can overflow: both are below the limit or the sum is not formed.
+            if payload_len > message_bytes_max as u64
+                || before + payload_len > message_bytes_max as u64
+            {
                 self.failure = Some(CloseReason::TooBig);
                 break;
             }
@@ -194,6 +201,13 @@ impl Inbound {
             } else {
                 self.fragments_follow = true;
                 self.is_open = true;
+            }
+            if !is_control {
+                self.open_bytes = if header.is_final {
+                    0
+                } else {
+                    before + payload_len
+                };
             }
         }
         Scan { whole }
@@ -406,6 +420,11 @@ mod tests {
         let (_, _, end, inbound) = run(&claim, 5000);
         assert_eq!(end, Some(InputEnd::Failed(CloseReason::TooBig)));
         assert!(inbound.partial.capacity() <= claim.len() && inbound.context.is_none());
+        // So does one that brings a fragmented message over it.
+        let first = frame(0x02, &[0; 600]);
+        let claim = [&first[..], &[0x80, 0x80 | 126, 1, 145, 0, 0, 0, 0]].concat();
+        let (_, _, end, _) = run(&claim, 5000);
+        assert_eq!(end, Some(InputEnd::Failed(CloseReason::TooBig)));
         // A claim within the limit takes what was received and no more.
         let mut inbound = Inbound::default();
         inbound.feed(&[0x82, 0x80 | 126, 3, 232, 0, 0, 0, 0], 1000);

@@ -99,7 +99,7 @@ impl World {
         for step in 0..steps {
             let choice = self.prng.below(100);
             if self.is_traced {
-                println!(
+                eprintln!(
                     "seed {} step {step}: choice {choice} at {:?}",
                     self.seed, self.elapsed
                 );
@@ -438,6 +438,12 @@ impl World {
         let filled = queue.fill(&mut slices);
         let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "{id}: asked to write nothing");
+        if let Some(piece) = queue.lone_piece() {
+            assert!(
+                filled == 1 && *slices[0] == *piece,
+                "{id}: two views of one queue differ"
+            );
+        }
         assert!(
             !client.server_has_ended,
             "{id}: a write after the end of the stream"

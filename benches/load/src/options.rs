@@ -1,0 +1,182 @@
+//! The command line: what a run is to do, and the small conversions every mode needs.
+
+use crate::fanout::RING;
+use crate::frame::PROBE_MIN;
+use crate::net::{Target, parse_url};
+
+pub const USAGE: &str = "\
+wsload echo   --url URL -c CONNS [--inflight K] [--size B] [--secs S]
+wsload fanout --url URL -c SUBS [--rooms R] [--rate MSGS_PER_SEC | 0] [--inflight K] [--size B]
+              [--secs S] [--publishers N] [--pub-url URL] [--pub-http URL]
+wsload slow   like fanout, and --stalled M [--stalled-rcvbuf BYTES]
+wsload idle   --url URL -c CONNS [--secs S]
+wsload calib  how fast this core is just now: ns for one 132-byte send + recv over loopback TCP,
+              and ns for one round of a fixed integer loop
+
+URL may contain {room} and {i}. Common options:
+  --server-pid PID   account for this process and its children
+  --server-cpu N     account for this core too (/proc/stat, ksoftirqd)
+  --warmup S         not measured (default 1)
+  --settle S         pause between the last handshake and the first message (default 0.3)
+  --hello TEXT       first text frame of every subscriber ({room} and {i} are filled in)
+  --pub-hello TEXT   the same for publishers
+  --wrap PREFIX SUFFIX   put around every published payload ({room} is filled in)
+  --header 'K: V'    extra request header
+  --mask HEX8        mask key (default 00000000)
+  --window N         handshakes under way at once (default 128)
+  --per-source N     connections per source address (default 8000: beyond half of the port
+                     range the kernel's search for a free port becomes the limit)
+  --connect-timeout S    (default 60)
+  --spin             never sleep in epoll_wait
+  --label TEXT       copied into the result
+";
+
+#[derive(Clone)]
+pub struct Opt {
+    pub mode: String,
+    pub url: String,
+    pub conns: usize,
+    pub inflight: usize,
+    pub size: usize,
+    pub secs: f64,
+    pub warmup: f64,
+    pub settle: f64,
+    pub rooms: usize,
+    pub rate: f64,
+    pub publishers: usize,
+    pub pub_url: String,
+    pub pub_http: String,
+    pub stalled: usize,
+    pub stalled_rcvbuf: i32,
+    pub hello: String,
+    pub pub_hello: String,
+    pub wrap: (String, String),
+    pub headers: String,
+    pub key: [u8; 4],
+    pub window: usize,
+    pub per_source: usize,
+    pub connect_timeout: f64,
+    pub spin: bool,
+    pub label: String,
+    pub pid: Option<u32>,
+    pub cpu: Option<usize>,
+}
+
+pub fn die(m: &str) -> ! {
+    eprintln!("wsload: {m}");
+    println!("{{\"error\":\"{}\"}}", esc(m));
+    std::process::exit(2)
+}
+pub fn esc(s: &str) -> String {
+    s.chars()
+        .filter(|c| !c.is_control())
+        .map(|c| if c == '"' || c == '\\' { '\'' } else { c })
+        .collect()
+}
+
+pub fn options() -> Opt {
+    let mut a = std::env::args().skip(1);
+    let mode = a.next().unwrap_or_default();
+    if !["echo", "fanout", "slow", "idle"].contains(&mode.as_str()) {
+        eprint!("{USAGE}");
+        std::process::exit(2);
+    }
+    let mut o = Opt {
+        mode,
+        url: String::new(),
+        conns: 100,
+        inflight: 1,
+        size: 64,
+        secs: 5.0,
+        warmup: 1.0,
+        settle: 0.3,
+        rooms: 1,
+        rate: 0.0,
+        publishers: 0,
+        pub_url: String::new(),
+        pub_http: String::new(),
+        stalled: 0,
+        stalled_rcvbuf: 0,
+        hello: String::new(),
+        pub_hello: String::new(),
+        wrap: (String::new(), String::new()),
+        headers: String::new(),
+        key: [0; 4],
+        window: 128,
+        per_source: 8000,
+        connect_timeout: 60.0,
+        spin: false,
+        label: String::new(),
+        pid: None,
+        cpu: None,
+    };
+    while let Some(k) = a.next() {
+        let mut v = || {
+            a.next()
+                .unwrap_or_else(|| die(&format!("{k}: a value is missing")))
+        };
+        fn num<T: std::str::FromStr>(k: &str, s: String) -> T {
+            s.parse()
+                .unwrap_or_else(|_| die(&format!("{k}: not a number: {s}")))
+        }
+        match k.as_str() {
+            "--url" => o.url = v(),
+            "-c" => o.conns = num(&k, v()),
+            "--inflight" => o.inflight = num(&k, v()),
+            "--size" => o.size = num(&k, v()),
+            "--secs" => o.secs = num(&k, v()),
+            "--warmup" => o.warmup = num(&k, v()),
+            "--settle" => o.settle = num(&k, v()),
+            "--rooms" => o.rooms = num(&k, v()),
+            "--rate" => o.rate = num(&k, v()),
+            "--publishers" => o.publishers = num(&k, v()),
+            "--pub-url" => o.pub_url = v(),
+            "--pub-http" => o.pub_http = v(),
+            "--stalled" => o.stalled = num(&k, v()),
+            "--stalled-rcvbuf" => o.stalled_rcvbuf = num(&k, v()),
+            "--hello" => o.hello = v(),
+            "--pub-hello" => o.pub_hello = v(),
+            "--wrap" => o.wrap = (v(), v()),
+            "--header" => o.headers.push_str(&format!("{}\r\n", v())),
+            "--mask" => {
+                o.key = u32::from_str_radix(&v(), 16)
+                    .unwrap_or_else(|_| die("--mask: eight hex digits"))
+                    .to_be_bytes()
+            }
+            "--window" => o.window = num(&k, v()),
+            "--per-source" => o.per_source = num(&k, v()),
+            "--connect-timeout" => o.connect_timeout = num(&k, v()),
+            "--spin" => o.spin = true,
+            "--label" => o.label = v(),
+            "--server-pid" => o.pid = Some(num(&k, v())),
+            "--server-cpu" => o.cpu = Some(num(&k, v())),
+            _ => die(&format!("{k}: unknown option")),
+        }
+    }
+    if o.url.is_empty() {
+        die("--url is needed");
+    }
+    if o.size < PROBE_MIN {
+        o.size = PROBE_MIN;
+    }
+    if o.publishers < o.rooms {
+        o.publishers = o.rooms;
+    }
+    o.inflight = o.inflight.max(1);
+    o.rooms = o.rooms.max(1);
+    if o.inflight > RING / 2 {
+        die("--inflight is too large");
+    }
+    o
+}
+
+pub fn fill(t: &str, room: usize, i: usize) -> String {
+    t.replace("{room}", &room.to_string())
+        .replace("{i}", &i.to_string())
+}
+pub fn target(t: &str, room: usize, i: usize) -> Target {
+    parse_url(&fill(t, room, i)).unwrap_or_else(|e| die(&e))
+}
+pub fn ns(s: f64) -> u64 {
+    (s * 1e9) as u64
+}
