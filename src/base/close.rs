@@ -165,6 +165,7 @@ impl CloseReason {
                 Severity::Ordinary
             }
             Self::Refused
+            | Self::Capacity
             | Self::HandshakeTimeout
             | Self::Protocol
             | Self::InvalidPayload
@@ -173,7 +174,7 @@ impl CloseReason {
             | Self::BadRequest
             | Self::ChannelLimit
             | Self::PermissionDenied => Severity::Notable,
-            Self::Capacity | Self::Slow | Self::WriteTimeout | Self::Internal => Severity::Warning,
+            Self::Slow | Self::WriteTimeout | Self::Internal => Severity::Warning,
         }
     }
 

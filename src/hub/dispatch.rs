@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::table::Table;
 use super::{Handled, Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
-use crate::conn::Purpose;
 use crate::conn::pressure::{Level, Verdict, judge};
+use crate::conn::{Connection, Purpose};
 use crate::exchange::{Broadcast, Effect, Job};
 use crate::wire::frame::Frames;
 use crate::wire::raw::{self, WireForm};
@@ -225,17 +225,25 @@ impl<S> Hub<S> {
                     debug_assert!(false, "{}: its wire form was not encoded", conn.id);
                     continue;
                 };
-                let is_own = !member.echo && conn.is_origin();
+                let own = if !member.echo && conn.is_origin() {
+                    own_of(conn, broadcast)
+                } else {
+                    0
+                };
+                let owed = count - own;
+                if owed == 0 {
+                    continue;
+                }
                 let more = Level {
                     bytes: frames.bytes().len(),
-                    publications: count,
+                    publications: owed,
                 };
                 match judge(conn.queue.level(), more, bound, conn.is_blocked(), delivery) {
                     Verdict::Close => slow.push(conn.id),
                     Verdict::Skip => {
-                        member.skipped = member.skipped.saturating_add(count as u32);
-                        conn.traffic.skipped += count as u64;
-                        self.counters.skipped += count as u64;
+                        member.skipped = member.skipped.saturating_add(owed as u32);
+                        conn.traffic.skipped += owed as u64;
+                        self.counters.skipped += owed as u64;
                         conn.set_owes_skips(true);
                     }
                     Verdict::Keep => {
@@ -243,15 +251,14 @@ impl<S> Hub<S> {
                             let skipped = u64::from(std::mem::take(&mut member.skipped));
                             conn.queue.push_whole(&raw::skipped(name, skipped));
                         }
-                        let pushed = if is_own {
-                            push_all_but_own(conn, frames, broadcast)
+                        if own > 0 {
+                            push_all_but_own(conn, frames, broadcast);
                         } else {
                             let end = frames.bytes().len() as u32;
                             conn.queue.push(frames, (0, end), count as u32);
-                            count
-                        };
-                        conn.traffic.deliveries += pushed as u64;
-                        self.counters.deliveries += pushed as u64;
+                        }
+                        conn.traffic.deliveries += owed as u64;
+                        self.counters.deliveries += owed as u64;
                         mark_dirty(conn, &mut self.dirty);
                         handled.flush_first |=
                             !conn.is_blocked() && conn.queue.level().is_half_of(bound);
@@ -298,20 +305,22 @@ fn mark_origins<S>(table: &mut Table<S>, broadcast: &Broadcast, is_origin: bool)
     }
 }
 
-/// Queues the publications of a merge that the connection did not publish itself; returns how many.
-fn push_all_but_own(
-    conn: &mut crate::conn::Connection,
-    frames: &Arc<Frames>,
-    broadcast: &Broadcast,
-) -> usize {
-    let mut pushed = 0;
+/// How many publications of a merge the connection published itself.
+fn own_of(conn: &Connection, broadcast: &Broadcast) -> usize {
+    let own = broadcast
+        .origins
+        .iter()
+        .filter(|origin| origin.conn == conn.id);
+    own.count()
+}
+
+/// Queues the publications of a merge that the connection did not publish itself.
+fn push_all_but_own(conn: &mut Connection, frames: &Arc<Frames>, broadcast: &Broadcast) {
     for (index, origin) in broadcast.origins.iter().enumerate() {
         if origin.conn != conn.id {
             conn.queue.push(frames, frames.range(index), 1);
-            pushed += 1;
         }
     }
-    pushed
 }
 
 fn bound(limits: &crate::base::Limits) -> Level {

@@ -52,20 +52,20 @@ impl<S> Hub<S> {
         self.after_start_of_closing(id);
     }
 
-    /// Acts on the end of the input, once everything before it is answered.
+    /// Acts on the end of the input: for an echo once everything before it is answered, otherwise
+    /// at once, since what was published needs its publisher no more.
     pub(super) fn finish_input(&mut self, now: Now, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         let conn = &mut entry.conn;
-        if conn.in_flight() > 0 {
+        if conn.in_flight() > 0 && matches!(conn.purpose(), Some(Purpose::Echo)) {
             return;
         }
         let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
             return;
         };
         match end {
-            InputEnd::Gone => self.end(now, id, CloseReason::Gone),
             InputEnd::Failed(reason) => self.close(now, id, reason),
             InputEnd::Closed(echo) => {
                 conn.queue.push_close(echo.into());

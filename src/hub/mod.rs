@@ -40,7 +40,6 @@ use crate::conn::{AfterDrain, Connection, Traffic};
 use crate::exchange::Job;
 use crate::room::members::Members;
 use crate::wire::frame::{Frames, PayloadKind};
-use crate::wire::websocket::InputEnd;
 
 /// The brain of the loop. `S` is what the shell attaches to a connection: its socket.
 #[derive(Debug)]
@@ -213,15 +212,8 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         if cause == CloseReason::Gone {
+            // Without a reader there is nobody to answer; what it has sent is on its way.
             if conn.note_eof() {
-                return;
-            }
-            let is_answered = conn.in_flight() == 0;
-            if let Some(open) = conn.open_mut()
-                && !is_answered
-            {
-                // What it sent is being worked on; it only cannot be answered any more.
-                open.input_end.get_or_insert(InputEnd::Gone);
                 return;
             }
         }
@@ -295,6 +287,14 @@ impl<S> Hub<S> {
         let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
         for id in ids {
             self.close(now, id, CloseReason::Shutdown);
+        }
+    }
+
+    /// The daemon waits no longer: ends every connection as it is.
+    pub fn handle_abort(&mut self, now: Now) {
+        let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
+        for id in ids {
+            self.end(now, id, CloseReason::Shutdown);
         }
     }
 

@@ -200,12 +200,12 @@ impl<S> Hub<S> {
             }
         };
         if is_foreign || self.is_draining {
-            let (status, text) = if is_foreign {
-                (StatusCode::FORBIDDEN, "this origin is not allowed\n")
+            let response = if is_foreign {
+                Response::plain(StatusCode::FORBIDDEN, "this origin is not allowed\n")
             } else {
-                (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+                    .header("Retry-After", RETRY_AFTER_SECS)
             };
-            let response = Response::plain(status, text).header("Retry-After", RETRY_AFTER_SECS);
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let granted = match endpoint {

@@ -194,7 +194,7 @@ impl<C: Crew> EventLoop<C> {
             if self.crew.has_failed() {
                 return Err(LoopError::Worker);
             }
-            if self.is_done(now.instant) {
+            if self.is_done(now) {
                 return Ok(self.crew);
             }
         }
@@ -451,19 +451,18 @@ impl<C: Crew> EventLoop<C> {
         .map(|deadline| deadline.saturating_duration_since(now))
     }
 
-    fn is_done(&self, now: Instant) -> bool {
-        match self.ending {
-            None => false,
-            Some(deadline) => {
-                if self.hub.connections_len() > 0 && now >= deadline {
-                    log::warn!(
-                        "{} connections did not end in time",
-                        self.hub.connections_len()
-                    );
-                }
-                self.hub.connections_len() == 0 || now >= deadline
-            }
+    /// Whether the daemon is ending and has nothing left to wait for.
+    fn is_done(&mut self, now: Now) -> bool {
+        let Some(deadline) = self.ending else {
+            return false;
+        };
+        let left = self.hub.connections_len();
+        if left > 0 && now.instant >= deadline {
+            log::warn!("{left} connections did not end in time");
+            self.hub.handle_abort(now);
+            self.reap(now);
         }
+        self.hub.connections_len() == 0
     }
 }
 

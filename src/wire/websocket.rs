@@ -60,8 +60,6 @@ pub enum InputEnd {
     Closed(Box<[u8]>),
     /// The peer broke a rule and must be told with the reason's code.
     Failed(CloseReason),
-    /// The stream ended without a close frame.
-    Gone,
 }
 
 impl Inbound {
@@ -150,11 +148,13 @@ impl Inbound {
             }
             Ok(Message::Pong(_) | Message::Frame(_)) => Ok(None),
             Ok(Message::Close(None)) => Err(InputEnd::Closed(CLOSE_WITHOUT_CODE.into())),
-            Ok(Message::Close(Some(close))) => Err(match u16::from(close.code) {
-                // What tungstenite makes of a code that may not be sent (RFC 6455, section 7.4).
-                1002 => InputEnd::Failed(CloseReason::Protocol),
-                code => InputEnd::Closed(frame::close(code, &close.reason).into()),
-            }),
+            // What tungstenite makes of a code that may not be sent (RFC 6455, section 7.4).
+            Ok(Message::Close(Some(close))) if close.reason.as_str() == "Protocol violation" => {
+                Err(InputEnd::Failed(CloseReason::Protocol))
+            }
+            Ok(Message::Close(Some(close))) => Err(InputEnd::Closed(
+                frame::close(close.code.into(), &close.reason).into(),
+            )),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(Error::Capacity(_)) => Err(InputEnd::Failed(CloseReason::TooBig)),
             Err(Error::Utf8(_)) => Err(InputEnd::Failed(CloseReason::InvalidPayload)),
@@ -440,6 +440,12 @@ mod tests {
             let echo = b"\x88\x05\x03\xe8bye"[..].into();
             assert_eq!((messages.len(), end), (0, Some(InputEnd::Closed(echo))));
         }
+        let (_, _, end, _) = run(&frame(0x88, b"\x03\xeax"), 100);
+        assert_eq!(
+            end,
+            Some(InputEnd::Closed(b"\x88\x03\x03\xeax"[..].into())),
+            "a peer may say 1002"
+        );
         let (_, _, end, _) = run(&frame(0x88, b""), 100);
         assert_eq!(end, Some(InputEnd::Closed([0x88, 0].into())));
         for code in [0u16, 999, 1004, 1005, 1006, 1016, 2999, 65535] {
