@@ -164,8 +164,7 @@ fn cycle(case: &Case, queues: &mut [SendQueue], spent: &mut [f64; 3]) -> usize {
     *push += timed(|| {
         for queue in &mut *queues {
             for frames in &case.entries {
-                let end = frames.bytes().len() as u32;
-                black_box(&mut *queue).push(frames, (0, end), frames.count() as u32);
+                black_box(&mut *queue).push(frames, frames.count() as u32);
             }
         }
     });

@@ -18,6 +18,8 @@ pub struct Heartbeat {
     next_ping: Instant,
     /// When the next application-level heartbeat is due.
     next_beat: Option<Instant>,
+    /// Until when a silent peer may still be heard, once it is suspected to be gone.
+    suspected_until: Option<Instant>,
 }
 
 /// What is due now.
@@ -29,7 +31,9 @@ pub enum Due {
     Ping,
     /// Send a heartbeat.
     Beat,
-    /// Close: the peer was silent for too long.
+    /// Read once more: the peer was silent for too long, or was not listened to.
+    Suspicion,
+    /// Close: the peer was silent for too long, and nothing came since the suspicion.
     Silence,
 }
 
@@ -43,19 +47,28 @@ impl Heartbeat {
             last_seen: now,
             next_ping: limits.ping_interval.map_or(now, &mut jittered),
             next_beat: limits.heartbeat_interval.map(jittered),
+            suspected_until: None,
         }
     }
 
     /// The peer sent something, or could not because it was not read.
     pub fn seen(&mut self, now: Instant) {
         self.last_seen = now;
+        self.suspected_until = None;
     }
 
     /// What is due; asked until it says `Nothing`. What it names is taken as done.
     pub fn poll(&mut self, now: Instant, limits: &Limits) -> Due {
         if let Some(interval) = limits.ping_interval {
             if now >= self.last_seen + limits.pong_timeout {
-                return Due::Silence;
+                match self.suspected_until {
+                    None => {
+                        self.suspected_until = Some(now + SUSPICION);
+                        return Due::Suspicion;
+                    }
+                    Some(until) if now >= until => return Due::Silence,
+                    Some(_) => return Due::Nothing,
+                }
             }
             if now >= self.next_ping {
                 self.next_ping = now + interval;
@@ -75,12 +88,16 @@ impl Heartbeat {
     /// When to ask again; `None` if nothing will ever be due.
     #[must_use]
     pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
-        let ping = limits
-            .ping_interval
-            .map(|_| self.next_ping.min(self.last_seen + limits.pong_timeout));
+        let ping = limits.ping_interval.map(|_| match self.suspected_until {
+            Some(until) => until,
+            None => self.next_ping.min(self.last_seen + limits.pong_timeout),
+        });
         [ping, self.next_beat].into_iter().flatten().min()
     }
 }
+
+/// How long a suspicion takes to be confirmed: time for a turn that reads every socket.
+const SUSPICION: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -116,7 +133,14 @@ mod tests {
         assert_eq!(heartbeat.poll(first, &limits), Due::Nothing);
         let last = heartbeat.next_deadline(&limits).expect("silence is due");
         assert_eq!(last, (start + seconds(60)).min(first + seconds(54)));
-        assert_eq!(heartbeat.poll(start + seconds(60), &limits), Due::Silence);
+        let end = start + seconds(60);
+        assert_eq!(heartbeat.poll(end, &limits), Due::Suspicion);
+        let confirmed = heartbeat.next_deadline(&limits).expect("a decision");
+        assert_eq!(heartbeat.poll(end, &limits), Due::Nothing);
+        let mut heard = heartbeat;
+        heard.seen(confirmed);
+        assert_ne!(heard.poll(confirmed, &limits), Due::Silence);
+        assert_eq!(heartbeat.poll(confirmed, &limits), Due::Silence);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod send_queue;
 mod writing;
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::heartbeat::Heartbeat;
 use self::send_queue::SendQueue;
@@ -82,6 +82,9 @@ enum Phase {
     /// The upgrade is granted but not sent before all rooms are joined.
     Joining {
         open: Box<Open>,
+        /// Rooms that no worker has been asked for, the next one last.
+        unasked: Vec<RoomName>,
+        /// Rooms not joined, the unasked included.
         pending: usize,
         deadline: Instant,
     },
@@ -115,11 +118,14 @@ pub struct Open {
 #[derive(Clone, Debug)]
 pub enum Purpose {
     /// They come back (`/echo`).
-    Echo,
+    Echo {
+        /// The worker that answers.
+        worker: usize,
+    },
     /// They are published (`/ws`).
     Rooms {
-        /// Where to; `None` for a connection that may only receive.
-        target: Option<RoomName>,
+        /// Where to, and the worker of that room; `None` for a connection that may only receive.
+        target: Option<(RoomName, usize)>,
         /// On whose behalf.
         user: Option<UserId>,
         /// How it receives.
@@ -127,6 +133,17 @@ pub enum Purpose {
         /// Whether its own publications come back to it.
         echo: bool,
     },
+}
+
+/// What a connection without a complete request was when its time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadTimeout {
+    /// It has begun a request.
+    Begun,
+    /// It has said nothing.
+    Silent,
+    /// It has had an answer before and wants nothing more.
+    Done,
 }
 
 /// What went through a connection.
@@ -162,13 +179,27 @@ struct Flags {
     is_paused: bool,
     /// It waits for room in its worker's queue.
     awaits_worker: bool,
-    /// Publications of its own are being distributed.
-    is_origin: bool,
+    /// It was written to once more although its socket was full.
+    is_probed: bool,
     /// Skips of some room have not been told.
     owes_skips: bool,
     /// The peer has ended its direction of the stream.
     saw_eof: bool,
 }
+
+impl Purpose {
+    /// The worker that its messages go to; `None` if it may not send any.
+    #[must_use]
+    pub fn worker(&self) -> Option<usize> {
+        match self {
+            Self::Echo { worker } => Some(*worker),
+            Self::Rooms { target, .. } => target.as_ref().map(|(_, worker)| *worker),
+        }
+    }
+}
+
+/// How long a connection over capacity has for its request.
+const OVERLOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Connection {
     /// A connection that was just accepted.
@@ -180,7 +211,12 @@ impl Connection {
         now: Instant,
         limits: &Limits,
     ) -> Self {
-        let deadline = now + limits.handshake_timeout;
+        let mut time = limits.handshake_timeout;
+        if entrance == Entrance::Overload {
+            // Its place is wanted for telling the next one.
+            time = time.min(OVERLOAD_TIMEOUT);
+        }
+        let deadline = now + time;
         Self {
             id,
             entrance,
@@ -244,14 +280,39 @@ impl Connection {
         matches!(self.phase, Phase::Answering { end: None, .. })
     }
 
-    /// Moves on to joining `pending` rooms.
-    pub fn start_joining(&mut self, now: Instant, open: Open, pending: usize, limits: &Limits) {
-        let deadline = now + limits.handshake_timeout;
+    /// Moves on to joining `rooms`.
+    pub fn start_joining(&mut self, now: Instant, open: Open, rooms: Vec<RoomName>) {
+        // The time for the handshake goes on.
+        let deadline = match &self.phase {
+            Phase::Head { deadline, .. } => *deadline,
+            _ => now,
+        };
+        let pending = rooms.len();
+        let unasked = rooms.into_iter().rev().collect();
         self.phase = Phase::Joining {
             open: Box::new(open),
+            unasked,
             pending,
             deadline,
         };
+    }
+
+    /// Takes the next room that a worker is to be asked for, and how the member will receive.
+    pub fn next_room_to_join(&mut self) -> Option<(RoomName, WireForm)> {
+        let Phase::Joining { open, unasked, .. } = &mut self.phase else {
+            return None;
+        };
+        let Purpose::Rooms { form, .. } = open.purpose else {
+            return None;
+        };
+        unasked.pop().map(|room| (room, form))
+    }
+
+    /// Puts back a room that could not be asked for.
+    pub fn put_back_room_to_join(&mut self, room: RoomName) {
+        if let Phase::Joining { unasked, .. } = &mut self.phase {
+            unasked.push(room);
+        }
     }
 
     /// One room more was joined. Returns whether it was the last, so that the connection is open.
@@ -359,12 +420,6 @@ impl Connection {
         matches!(self.phase, Phase::Closing { .. } | Phase::Closed(_))
     }
 
-    /// Whether it is closing.
-    #[must_use]
-    pub fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing { .. })
-    }
-
     /// Why it is over, once it is.
     #[must_use]
     pub fn closed_reason(&self) -> Option<CloseReason> {
@@ -374,17 +429,19 @@ impl Connection {
         }
     }
 
-    /// How it ends if no complete request comes in time: the status 408 is owed only to a peer
-    /// that has begun one.
+    /// What a connection without a complete request is, now that its time is over.
     #[must_use]
-    pub fn head_timeout(&self) -> Option<(CloseReason, bool)> {
+    pub fn head_timeout(&self) -> Option<HeadTimeout> {
         match &self.phase {
             Phase::Head {
                 buffer,
-                has_answered: true,
+                has_answered,
                 ..
-            } if buffer.is_empty() => Some((CloseReason::Answered, false)),
-            Phase::Head { buffer, .. } => Some((CloseReason::HandshakeTimeout, !buffer.is_empty())),
+            } => Some(match (buffer.is_empty(), has_answered) {
+                (false, _) => HeadTimeout::Begun,
+                (true, false) => HeadTimeout::Silent,
+                (true, true) => HeadTimeout::Done,
+            }),
             _ => None,
         }
     }

@@ -37,7 +37,7 @@ pub enum Verdict {
 ///
 /// A bound is only met by a peer that does not read: while the socket has not refused bytes since
 /// the last write (`is_blocked` is false), one addition over the bound is kept, and the hub
-/// flushes before the next (see `Hub::wants_flush`). An empty queue takes anything, since limits
+/// flushes everybody before the next (see `Hub::wants_flush`). An empty queue takes anything, since limits
 /// are checked so that one message always fits.
 #[must_use]
 pub fn judge(

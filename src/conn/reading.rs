@@ -37,7 +37,7 @@ impl Connection {
         match open.purpose {
             Purpose::Rooms { .. } => true,
             // Every answer needs a place in the send queue: who does not read is not read.
-            Purpose::Echo => {
+            Purpose::Echo { .. } => {
                 let level = self.queue.level();
                 (messages == 0 && level == Level::default())
                     || (messages + level.publications < limits.outbound_publications_max
@@ -90,13 +90,18 @@ impl Connection {
         std::mem::replace(&mut self.flags.awaits_worker, awaits)
     }
 
-    /// The peer has ended its stream. Returns whether the connection goes on for as long as it
-    /// takes to write what is queued: a client may send its last request, shut down its side and
-    /// read.
+    /// The peer has ended its stream. Returns whether the connection goes on until what it is owed
+    /// is written: a client may send its last request or message, shut down its side and read.
     pub fn note_eof(&mut self) -> bool {
         self.flags.saw_eof = true;
-        matches!(self.phase, Phase::Answering { .. } | Phase::Closing { .. })
-            && !self.queue.is_empty()
+        match &self.phase {
+            Phase::Answering { .. } | Phase::Closing { .. } => !self.queue.is_empty(),
+            Phase::Open(open) => {
+                matches!(open.purpose, Purpose::Echo { .. })
+                    && (self.in_flight.messages > 0 || !self.queue.is_empty())
+            }
+            _ => false,
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub struct SendQueue {
     lane: Option<Box<Lane>>,
     /// A close frame was queued.
     has_close: bool,
+    /// The first entry is the answer to an upgrade.
+    has_preamble: bool,
 }
 
 #[derive(Debug)]
@@ -70,31 +72,39 @@ enum ControlKind {
 }
 
 impl SendQueue {
-    /// Appends the frames from `start` to `end`, which hold `publications` publications.
-    /// Does nothing after a close frame.
-    pub fn push(&mut self, frames: &Arc<Frames>, (start, end): (u32, u32), publications: u32) {
-        if self.has_close || start == end {
+    /// Appends frames that hold `publications` publications. Does nothing after a close frame.
+    pub fn push(&mut self, frames: &Arc<Frames>, publications: u32) {
+        let end = frames.bytes().len() as u32;
+        if self.has_close || end == 0 {
             return;
         }
-        self.level.bytes += (end - start) as usize;
+        self.level.bytes += end as usize;
         self.level.publications += publications as usize;
         let entry = Entry {
             frames: Arc::clone(frames),
-            start,
+            start: 0,
             end,
             publications,
         };
         if self.front.is_none() {
-            self.frame_end = start;
+            self.frame_end = 0;
             self.front = Some(entry);
         } else {
             self.rest.push_back(entry);
         }
     }
 
-    /// Appends all of `frames`, which hold no publication.
+    /// Appends frames that hold no publication.
     pub fn push_whole(&mut self, frames: &Arc<Frames>) {
-        self.push(frames, (0, frames.bytes().len() as u32), 0);
+        self.push(frames, 0);
+    }
+
+    /// Puts the answer to an upgrade into the empty queue. It is not part of any backlog: without
+    /// it the peer could not understand what follows.
+    pub fn push_preamble(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty(), "an upgrade is answered first");
+        self.push_whole(&Frames::whole(bytes));
+        self.has_preamble = true;
     }
 
     /// Queues a ping, unless one is waiting already.
@@ -108,10 +118,14 @@ impl SendQueue {
         self.has_close = true;
     }
 
-    /// Drops everything that is waiting except the frame in flight. Returns the number of
+    /// Drops everything that is waiting except the frame in flight, and the answer to an upgrade,
+    /// which counts as one. Returns the number of
     /// publications dropped.
     pub fn drop_backlog(&mut self) -> usize {
         let before = self.level.publications;
+        if let (Some(front), true) = (&self.front, self.has_preamble) {
+            self.frame_end = front.end;
+        }
         self.front.take_if(|front| self.frame_end == front.start);
         self.rest = VecDeque::new();
         self.level = Level::default();
@@ -215,7 +229,8 @@ impl SendQueue {
         );
         assert!(self.front.is_some() || self.rest.is_empty());
         if let Some(front) = &self.front {
-            assert_eq!(self.frame_end, front.frames.boundary_from(front.start));
+            let boundary = front.frames.boundary_from(front.start);
+            assert!(self.frame_end == boundary || self.has_preamble);
         }
         if let Some(lane) = &self.lane {
             assert!(!lane.controls.is_empty(), "an empty lane must be gone");
@@ -272,6 +287,7 @@ impl SendQueue {
         if front.start == front.end {
             self.level.publications -= front.publications as usize;
             self.front = self.rest.pop_front();
+            self.has_preamble = false;
             self.frame_end = self.front.as_ref().map_or(0, |next| next.start);
         } else if step > 0 {
             self.frame_end = front.frames.boundary_from(front.start);
@@ -308,7 +324,7 @@ impl Replies for SendQueue {
 const PONGS_MAX: usize = 16;
 
 /// Room for this many entries stays allocated in an empty queue.
-const ENTRIES_KEPT: usize = 64;
+const ENTRIES_KEPT: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -324,11 +340,7 @@ mod tests {
     }
 
     fn push(queue: &mut SendQueue, frames: &Arc<Frames>) {
-        queue.push(
-            frames,
-            (0, frames.bytes().len() as u32),
-            frames.count() as u32,
-        );
+        queue.push(frames, frames.count() as u32);
     }
 
     /// Writes up to `len` bytes, as a socket with that much room would take them.
@@ -361,7 +373,8 @@ mod tests {
             let second = merged(&["dd"]);
             push(&mut queue, &first);
             push(&mut queue, &second);
-            queue.push(&first, first.range(2), 1);
+            let third = first.select(|index| index == 2);
+            queue.push(&third, 1);
             assert_eq!(
                 queue.level(),
                 Level {
@@ -430,6 +443,23 @@ mod tests {
         assert_eq!(drain(&mut queue, 100), [frames.bytes(), &bye].concat());
         push(&mut queue, &frames);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_answer_to_an_upgrade_is_never_dropped() {
+        let frames = merged(&["aaaa"]);
+        let bye = close(3008, "slow");
+        for written in 0..=3 {
+            let mut queue = SendQueue::default();
+            queue.push_preamble(b"101".to_vec());
+            push(&mut queue, &frames);
+            let mut bytes = write(&mut queue, written);
+            assert_eq!(queue.drop_backlog(), 1, "written {written}");
+            queue.push_close(bye.clone());
+            queue.check_invariants();
+            bytes.extend(drain(&mut queue, 100));
+            assert_eq!(bytes, [b"101", &*bye].concat(), "written {written}");
+        }
     }
 
     #[test]

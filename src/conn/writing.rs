@@ -43,17 +43,6 @@ impl Connection {
         self.flags.is_dirty
     }
 
-    /// Marks the connection as one whose publications are being distributed.
-    pub fn set_origin(&mut self, is_origin: bool) {
-        self.flags.is_origin = is_origin;
-    }
-
-    /// Whether publications of its own are being distributed.
-    #[must_use]
-    pub fn is_origin(&self) -> bool {
-        self.flags.is_origin
-    }
-
     /// Sets whether skips have not been told; returns what it was.
     pub fn set_owes_skips(&mut self, owes: bool) -> bool {
         std::mem::replace(&mut self.flags.owes_skips, owes)
@@ -63,6 +52,9 @@ impl Connection {
     pub fn note_written(&mut self, now: Instant, bytes: usize, is_blocked: bool) {
         self.traffic.sent_bytes += bytes as u64;
         self.flags.is_blocked = is_blocked;
+        if bytes > 0 {
+            self.flags.is_probed = false;
+        }
         if !is_blocked {
             self.stalled_since = None;
         } else if bytes > 0 || self.stalled_since.is_none() {
@@ -76,10 +68,24 @@ impl Connection {
         std::mem::take(&mut self.flags.is_blocked)
     }
 
+    /// Whether it was written to once more although its socket was full.
+    #[must_use]
+    pub fn is_probed(&self) -> bool {
+        self.flags.is_probed
+    }
+
+    /// Sets whether it was written to once more although its socket was full.
+    pub fn set_probed(&mut self, is_probed: bool) {
+        self.flags.is_probed = is_probed;
+    }
+
     /// What follows now that everything queued was written.
     pub fn after_drain(&mut self, now: Instant, limits: &Limits) -> AfterDrain {
         match &mut self.phase {
             Phase::Answering { .. } | Phase::Closing { .. } if self.flags.saw_eof => {
+                AfterDrain::Over
+            }
+            Phase::Open(_) if self.flags.saw_eof && self.in_flight.messages == 0 => {
                 AfterDrain::Over
             }
             Phase::Answering { end: None, .. } => AfterDrain::NextRequest,

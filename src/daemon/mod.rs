@@ -64,11 +64,11 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
         let crew = Inline::new(shard(&limits), limits.jobs_max);
         EventLoop::new(poll, hub, crew, listeners, orders, metrics)?.run()?;
     } else {
-        let (outbox, mailbox) = mailbox(limits.effects_max, waker);
+        let (effects, mailbox) = mailbox(limits.effects_max, waker);
         let shards = (0..workers).map(|_| shard(&limits)).collect();
-        let pool = Pool::start(shards, limits.jobs_max, &outbox)?;
-        // The pool's threads hold the only outboxes left, so that they end with the mailbox.
-        drop(outbox);
+        let pool = Pool::start(shards, limits.jobs_max, &effects)?;
+        // The pool's threads hold the only senders left, so that they end with the mailbox.
+        drop(effects);
         let crew = Threads::new(pool, mailbox);
         EventLoop::new(poll, hub, crew, listeners, orders, metrics)?
             .run()?

@@ -2,8 +2,8 @@
 
 use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now};
-use crate::conn::Purpose;
 use crate::conn::heartbeat::Due;
+use crate::conn::{HeadTimeout, Purpose};
 use crate::exchange::Job;
 use crate::wire::frame;
 use crate::wire::raw::{self, WireForm};
@@ -23,7 +23,7 @@ impl<S> Hub<S> {
             if conn.is_joining() {
                 self.refuse_joining(now, id, reason);
             } else if conn.is_in_head() {
-                self.end(now, id, reason);
+                self.end(id, reason);
             }
             // A response on its way goes out first; its deadline bounds it.
             return;
@@ -59,7 +59,7 @@ impl<S> Hub<S> {
             return;
         };
         let conn = &mut entry.conn;
-        if conn.in_flight() > 0 && matches!(conn.purpose(), Some(Purpose::Echo)) {
+        if conn.in_flight() > 0 && matches!(conn.purpose(), Some(Purpose::Echo { .. })) {
             return;
         }
         let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
@@ -77,7 +77,7 @@ impl<S> Hub<S> {
     }
 
     /// The connection is over: nothing more is read or written.
-    pub(super) fn end(&mut self, _now: Now, id: ConnId, reason: CloseReason) {
+    pub(super) fn end(&mut self, id: ConnId, reason: CloseReason) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -100,17 +100,17 @@ impl<S> Hub<S> {
         {
             if conn.open().is_some() {
                 self.look_at_open(now, id);
-            } else if let Some((reason, owes_answer)) = conn.head_timeout() {
-                if owes_answer {
-                    self.answer_timeout(now, id);
-                } else {
-                    self.end(now, id, reason);
+            } else if let Some(timeout) = conn.head_timeout() {
+                match timeout {
+                    HeadTimeout::Begun => self.answer_timeout(now, id),
+                    HeadTimeout::Silent => self.end(id, CloseReason::HandshakeTimeout),
+                    HeadTimeout::Done => self.end(id, CloseReason::Answered),
                 }
             } else if conn.is_joining() {
                 self.refuse_joining(now, id, CloseReason::HandshakeTimeout);
             } else {
                 // An answer or a close frame that found no way out, or a peer that did not end.
-                self.end(now, id, CloseReason::WriteTimeout);
+                self.end(id, CloseReason::WriteTimeout);
             }
         }
         self.arm(id);
@@ -122,6 +122,15 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         if conn.is_write_overdue(now.instant, &self.limits) {
+            if !conn.is_probed() {
+                // The kernel says that a socket takes bytes again only when a good part of its
+                // buffer is free. A peer that reads slowly is making progress all the same, so it
+                // is no word of the kernel but a write that decides.
+                conn.set_probed(true);
+                conn.note_writable();
+                mark_dirty(conn, &mut self.dirty);
+                return;
+            }
             self.close(now, id, CloseReason::WriteTimeout);
             return;
         }
@@ -155,6 +164,9 @@ impl<S> Hub<S> {
                         }
                     }
                 }
+                // Its answer may lie in the kernel, where a stalled loop has left it: read once
+                // more before giving it up.
+                Due::Suspicion => self.resumed.push_back(id),
                 Due::Silence => {
                     self.close(now, id, CloseReason::NoPong);
                     return;
@@ -175,7 +187,7 @@ impl<S> Hub<S> {
 
     pub(super) fn leave_rooms(&mut self, id: ConnId) {
         while let Some((room, form)) = self.members.leave_one(id.slot) {
-            self.jobs.push_assured(
+            self.jobs.push_leave(
                 &room,
                 Job::Unsubscribe {
                     room: room.clone(),

@@ -2,8 +2,9 @@
 //!
 //! The loop is the only sender, so a worker's queue can only have become emptier since the shell
 //! looked: a credit taken here is a place kept there, and handing a job over cannot fail. A
-//! message is taken from a connection only against a credit, so nothing is ever parked; joins and
-//! leaves, which cannot be refused, wait here, and there are never more of them than memberships.
+//! message is taken from a connection, and a room asked for, only against a credit, so nothing is
+//! ever parked. Leaves cannot wait in their connection, which is gone; they wait here, and there
+//! are never more of them than memberships that have ended.
 
 use std::collections::VecDeque;
 
@@ -23,9 +24,9 @@ struct Lane {
     credits: usize,
     /// Jobs that are ready for this worker.
     ready: usize,
-    /// Joins and leaves without a credit, in order.
-    assured: VecDeque<Job>,
-    /// Connections whose next message has no credit.
+    /// Leaves without a credit, in order.
+    leaves: VecDeque<Job>,
+    /// Connections whose next message or room has no credit.
     waiting: VecDeque<ConnId>,
 }
 
@@ -53,9 +54,12 @@ impl Jobs {
         // Places for the jobs that are ready were promised before.
         lane.credits = room.saturating_sub(lane.ready);
         while lane.credits > 0
-            && let Some(job) = lane.assured.pop_front()
+            && let Some(job) = lane.leaves.pop_front()
         {
             lane.promise(&mut self.ready, worker, job);
+        }
+        if lane.leaves.is_empty() && lane.leaves.capacity() > LEAVES_KEPT {
+            lane.leaves = VecDeque::new();
         }
     }
 
@@ -71,14 +75,14 @@ impl Jobs {
         lane.promise(&mut self.ready, worker, job);
     }
 
-    /// Adds a join or a leave, which waits if it must.
-    pub(super) fn push_assured(&mut self, room: &RoomName, job: Job) {
+    /// Adds a leave, which waits if it must.
+    pub(super) fn push_leave(&mut self, room: &RoomName, job: Job) {
         let worker = self.worker_of(room);
         let lane = &mut self.workers[worker];
-        if lane.credits > 0 && lane.assured.is_empty() {
+        if lane.credits > 0 && lane.leaves.is_empty() {
             lane.promise(&mut self.ready, worker, job);
         } else {
-            lane.assured.push_back(job);
+            lane.leaves.push_back(job);
         }
     }
 
@@ -117,3 +121,6 @@ impl Lane {
         ready.push_back((worker, job));
     }
 }
+
+/// Room for this many leaves stays allocated.
+const LEAVES_KEPT: usize = 1024;

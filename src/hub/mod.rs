@@ -14,13 +14,14 @@
 //! - Members are connections that are joining or open.
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
-//! `requests` says what HTTP gets, `dispatch` turns messages into jobs and effects into frames,
-//! `ending` is the way out.
+//! `requests` says what HTTP gets, `dispatch` turns messages into jobs and takes effects, `fanout`
+//! fills send queues, `ending` is the way out.
 
 mod admission;
 mod counters;
 mod dispatch;
 mod ending;
+mod fanout;
 mod jobs;
 mod requests;
 mod table;
@@ -53,6 +54,8 @@ pub struct Hub<S> {
     jobs: Jobs,
     /// Connections with something to write, each once.
     dirty: VecDeque<ConnId>,
+    /// How many of them, from the front, must have had their turn before the next effect.
+    flush_barrier: usize,
     /// Connections that may be read again.
     resumed: VecDeque<ConnId>,
     /// Connections that are over.
@@ -75,16 +78,6 @@ pub enum Reading {
     Paused,
     /// There is nothing to read from any more.
     Over,
-}
-
-/// What came of handling an effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handled {
-    /// Connections it was for.
-    pub pushes: usize,
-    /// A queue that its socket has not refused yet is half full: flush before the next effect, or
-    /// a reader that keeps up would be taken for a slow one.
-    pub flush_first: bool,
 }
 
 /// What came of writing to a socket.
@@ -145,6 +138,7 @@ impl<S> Hub<S> {
             admission: Admission::default(),
             jobs: Jobs::new(workers),
             dirty: VecDeque::new(),
+            flush_barrier: 0,
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
@@ -206,7 +200,7 @@ impl<S> Hub<S> {
     }
 
     /// The peer has ended its stream, or the transport failed.
-    pub fn handle_eof(&mut self, now: Now, id: ConnId, cause: CloseReason) {
+    pub fn handle_eof(&mut self, id: ConnId, cause: CloseReason) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -217,7 +211,7 @@ impl<S> Hub<S> {
                 return;
             }
         }
-        self.end(now, id, cause);
+        self.end(id, cause);
     }
 
     /// The socket takes bytes again.
@@ -236,7 +230,7 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         let Written::Bytes { bytes, is_blocked } = written else {
-            self.end(now, id, CloseReason::Reset);
+            self.end(id, CloseReason::Reset);
             return SocketAction::None;
         };
         self.counters.sent_bytes += bytes as u64;
@@ -251,34 +245,23 @@ impl<S> Hub<S> {
         SocketAction::None
     }
 
-    /// Time has passed: looks at up to `budget` connections that are due. Returns whether more
-    /// may be.
-    pub fn handle_timeout(&mut self, now: Now, budget: usize) -> bool {
+    /// Time has passed: looks at up to `budget` connections that are due. Those left over are due
+    /// still, and [`Hub::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Now, budget: usize) {
         for _ in 0..budget {
             let Some(slot) = self.wheel.poll_expired(now.instant) else {
-                return false;
+                return;
             };
             self.look_at(now, slot);
         }
-        true
     }
 
     /// The queue of `worker` has room for `room` jobs.
     pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) {
         self.jobs.grant(worker, room);
         while let Some(id) = self.jobs.next_waiting(worker) {
-            let Some(entry) = self.table.get_mut(id) else {
-                continue;
-            };
-            entry.conn.set_awaits_worker(false);
-            self.read_messages(now, id, MESSAGES_PER_TURN_IN_LINE);
-            self.resume(id);
+            self.proceed(now, id);
         }
-    }
-
-    /// The text of the metrics, for a connection that [`Hub::poll_inquiry`] named.
-    pub fn handle_metrics(&mut self, now: Now, id: ConnId, text: &str) {
-        self.answer_metrics(now, id, text);
     }
 
     /// The daemon is ending: closes every connection and lets in no more.
@@ -291,10 +274,10 @@ impl<S> Hub<S> {
     }
 
     /// The daemon waits no longer: ends every connection as it is.
-    pub fn handle_abort(&mut self, now: Now) {
+    pub fn handle_abort(&mut self) {
         let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
         for id in ids {
-            self.end(now, id, CloseReason::Shutdown);
+            self.end(id, CloseReason::Shutdown);
         }
     }
 
@@ -309,6 +292,7 @@ impl<S> Hub<S> {
     pub fn poll_flush(&mut self) -> Option<(ConnId, &mut S, &mut SendQueue)> {
         loop {
             let id = self.dirty.pop_front()?;
+            self.flush_barrier = self.flush_barrier.saturating_sub(1);
             let is_due = self.table.get_mut(id).is_some_and(|entry| {
                 entry.conn.set_dirty(false);
                 entry.conn.may_flush()
@@ -319,6 +303,20 @@ impl<S> Hub<S> {
                 return Some((id, &mut entry.socket, &mut entry.conn.queue));
             }
         }
+    }
+
+    /// Number of connections with something to write.
+    #[must_use]
+    pub fn flushes_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Whether effects must wait until more connections have been flushed: the queue of one whose
+    /// socket has refused nothing is half full, and another effect could make it look slow when
+    /// it is only we who have not written to it.
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        self.flush_barrier > 0
     }
 
     /// The next connection that may be read again.
@@ -494,7 +492,7 @@ impl<S> Hub<S> {
                 }
             }
             AfterDrain::NextRequest if self.is_draining => {
-                self.end(now, id, CloseReason::Shutdown);
+                self.end(id, CloseReason::Shutdown);
             }
             AfterDrain::NextRequest => {
                 conn.start_next_head(now.instant, &self.limits);
@@ -507,9 +505,14 @@ impl<S> Hub<S> {
                 self.resume(id);
                 return SocketAction::ShutDownWrite;
             }
-            AfterDrain::Over => self.end(now, id, CloseReason::Normal),
+            AfterDrain::Over => self.end(id, CloseReason::Gone),
         }
         SocketAction::None
+    }
+
+    /// Lets no effect through before all that are dirty now have been flushed.
+    fn raise_flush_barrier(&mut self) {
+        self.flush_barrier = self.dirty.len();
     }
 
     fn is_paused(&mut self, id: ConnId) -> bool {
@@ -525,7 +528,3 @@ fn mark_dirty(conn: &mut Connection, dirty: &mut VecDeque<ConnId>) {
         dirty.push_back(conn.id);
     }
 }
-
-/// How many messages a connection that stood in line may have turned into jobs before the next in
-/// line has its turn.
-const MESSAGES_PER_TURN_IN_LINE: usize = 64;

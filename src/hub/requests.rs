@@ -5,10 +5,9 @@ use http::{HeaderName, Method, Request, StatusCode};
 
 use super::{Hub, mark_dirty};
 use crate::auth;
-use crate::base::{CloseReason, ConnId, Now};
+use crate::base::{CloseReason, ConnId, Now, RoomName};
 use crate::conn::heartbeat::Heartbeat;
 use crate::conn::{Entrance, Open, Purpose};
-use crate::exchange::Job;
 use crate::wire::frame::{self, Frames};
 use crate::wire::http::{Head, Response, has_body, has_valid_host, keeps_alive, parse_head};
 use crate::wire::raw::{QueryError, RoomRequest, parse_query};
@@ -140,10 +139,14 @@ impl<S> Hub<S> {
             return self.answer(now, id, &response, rest, manner);
         }
         // A body is nobody's business here: the answer goes out and the connection ends.
-        let is_kept = keeps_alive(&request) && !has_body(&request) && !self.is_draining;
+        let has_body = has_body(&request);
+        let is_kept = keeps_alive(&request) && !has_body && !self.is_draining;
         let manner = Manner {
             is_head_request: request.method() == Method::HEAD,
-            end: (!is_kept).then_some(CloseReason::Answered),
+            end: match entrance {
+                Entrance::Overload => Some(CloseReason::Capacity),
+                _ => (!is_kept).then_some(CloseReason::Answered),
+            },
         };
         let Some(endpoint) = endpoint else {
             let response = Response::plain(StatusCode::NOT_FOUND, "no such page\n");
@@ -172,6 +175,10 @@ impl<S> Hub<S> {
                 self.answer(now, id, &response, rest, manner);
             }
             Endpoint::Metrics => self.inquire(now, id, rest, manner),
+            Endpoint::Rooms | Endpoint::Echo if has_body => {
+                let response = Response::plain(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
+                self.answer(now, id, &response, rest, Manner::REFUSE);
+            }
             Endpoint::Rooms | Endpoint::Echo => self.upgrade(now, id, endpoint, request, rest),
         }
     }
@@ -209,7 +216,10 @@ impl<S> Hub<S> {
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let granted = match endpoint {
-            Endpoint::Echo => Ok((Purpose::Echo, Vec::new())),
+            Endpoint::Echo => {
+                let worker = self.jobs.worker_of_echo(id);
+                Ok((Purpose::Echo { worker }, Vec::new()))
+            }
             _ => self.grant(&query),
         };
         match granted {
@@ -236,7 +246,7 @@ impl<S> Hub<S> {
     }
 
     /// What a query for rooms may have.
-    fn grant(&self, query: &str) -> Result<(Purpose, Vec<crate::base::RoomName>), Refusal> {
+    fn grant(&self, query: &str) -> Result<(Purpose, Vec<RoomName>), Refusal> {
         let RoomRequest {
             rooms,
             user,
@@ -267,6 +277,10 @@ impl<S> Hub<S> {
                 reason: CloseReason::PermissionDenied,
             });
         }
+        let target = target.map(|room| {
+            let worker = self.jobs.worker_of(&room);
+            (room, worker)
+        });
         Ok((
             Purpose::Rooms {
                 target,
@@ -280,39 +294,20 @@ impl<S> Hub<S> {
 
     /// Queues the 101 and asks the workers for every room; the 101 leaves when all are joined, so
     /// that whoever sees it is a member already, and a refusal can still take its place.
-    fn join(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        open: Open,
-        rooms: Vec<crate::base::RoomName>,
-        switching: Vec<u8>,
-    ) {
+    fn join(&mut self, now: Now, id: ConnId, open: Open, rooms: Vec<RoomName>, switching: Vec<u8>) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         let conn = &mut entry.conn;
-        conn.queue.push_whole(&Frames::whole(switching));
-        let form = match &open.purpose {
-            Purpose::Rooms { form, .. } => Some(*form),
-            Purpose::Echo => None,
-        };
-        conn.start_joining(now.instant, open, rooms.len(), &self.limits);
-        let Some(form) = form else {
+        conn.queue.push_preamble(switching);
+        let needs_rooms = !rooms.is_empty();
+        conn.start_joining(now.instant, open, rooms);
+        if needs_rooms {
+            self.ask_for_rooms(id);
+            self.arm(id);
+        } else {
             self.open_up(now, id);
-            return;
-        };
-        for room in rooms {
-            self.jobs.push_assured(
-                &room,
-                Job::Subscribe {
-                    conn: id,
-                    room: room.clone(),
-                    form,
-                },
-            );
         }
-        self.arm(id);
     }
 
     /// Grants the upgrade only to close it: the one way to tell a browser why.
@@ -321,7 +316,7 @@ impl<S> Hub<S> {
             return;
         };
         let conn = &mut entry.conn;
-        conn.queue.push_whole(&Frames::whole(switching));
+        conn.queue.push_preamble(switching);
         if let Some(code) = refusal.reason.code() {
             conn.queue
                 .push_close(frame::close(code, refusal.reason.text()));
@@ -366,9 +361,11 @@ impl<S> Hub<S> {
             .conn
             .start_answering(now.instant, rest, manner.end, &self.limits);
         self.inquiries.push_back(id);
+        self.arm(id);
     }
 
-    pub(super) fn answer_metrics(&mut self, now: Now, id: ConnId, text: &str) {
+    /// The text of the metrics, for a connection that [`Hub::poll_inquiry`] named.
+    pub fn handle_metrics(&mut self, now: Now, id: ConnId, text: &str) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };

@@ -5,10 +5,14 @@
 pub(super) const ACCEPTS: usize = 64;
 
 /// Connections read, once each.
-pub(super) const READS: usize = 512;
+pub(super) const READS: usize = 4096;
 
-/// Most bytes taken from one connection.
-pub(super) const READ_BYTES: usize = 64 << 10;
+/// Most bytes taken from one connection. Bytes are what a peer's frames cost: 16 KiB can hold 2 700
+/// empty ones.
+pub(super) const READ_BYTES: usize = 16 << 10;
+
+/// Bytes taken from all connections; the last may go over it.
+pub(super) const PHASE_READ_BYTES: usize = 128 << 10;
 
 /// Connections that effects may be pushed to; an effect begun is finished.
 pub(super) const PUSHES: usize = 4096;

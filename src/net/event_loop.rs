@@ -6,9 +6,9 @@
 //! | 2 | clock | reads the clocks, once | |
 //! | 3 | note | events become lists of what to accept, read and write; nothing else | `EVENTS` |
 //! | 4 | accept | connections into the hub | `ACCEPTS` a listener |
-//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES` |
+//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES` |
 //! | 6 | jobs | the hub's jobs to the workers | the workers' queues |
-//! | 7 | effects | what the workers say, into the hub | `PUSHES`; ends early to flush |
+//! | 7 | effects | what the workers say, into the hub | `PUSHES`; waits for a flush that is due |
 //! | 8 | expire | timers | `TIMERS` |
 //! | 9 | flush | one write a connection that has something queued | `WRITES`, `SLICES` |
 //! | 10 | reap | frees what is over, one log line each | |
@@ -287,14 +287,19 @@ impl<C: Crew> EventLoop<C> {
                     Accepted::Vanished => {}
                     Accepted::Exhausted(error) => {
                         self.counters.accept_pauses += 1;
-                        log::warn!("accepting pauses: {error}");
+                        if !std::mem::replace(&mut listener.is_exhausted, true) {
+                            log::warn!("accepting pauses: {error}");
+                        }
                         listener.pause(now.instant);
                         break;
                     }
                     Accepted::Connection(stream, peer) => {
+                        if std::mem::take(&mut listener.is_exhausted) {
+                            log::info!("accepting goes on");
+                        }
                         let socket = Socket::new(stream);
                         match self.hub.handle_accept(now, listener.is_admin, peer, socket) {
-                            Ok(id) => register(&self.poll, &mut self.hub, now, id),
+                            Ok(id) => register(&self.poll, &mut self.hub, id),
                             Err(socket) => drop(socket),
                         }
                     }
@@ -304,7 +309,11 @@ impl<C: Crew> EventLoop<C> {
     }
 
     fn receive(&mut self, now: Now) {
+        let mut bytes_left = budget::PHASE_READ_BYTES;
         for _ in 0..self.readable.len().min(budget::READS) {
+            if bytes_left == 0 {
+                break;
+            }
             let Some(id) = self.readable.pop_front() else {
                 break;
             };
@@ -317,9 +326,10 @@ impl<C: Crew> EventLoop<C> {
             }
             match socket.read(&mut self.scratch) {
                 ReadOutcome::Empty => {}
-                ReadOutcome::Eof => self.hub.handle_eof(now, id, CloseReason::Gone),
-                ReadOutcome::Failed => self.hub.handle_eof(now, id, CloseReason::Reset),
+                ReadOutcome::Eof => self.hub.handle_eof(id, CloseReason::Gone),
+                ReadOutcome::Failed => self.hub.handle_eof(id, CloseReason::Reset),
                 ReadOutcome::Bytes(len, has_more) => {
+                    bytes_left = bytes_left.saturating_sub(len);
                     let reading = self.hub.handle_bytes(now, id, &self.scratch[..len]);
                     let Some(socket) = self.hub.socket_mut(id) else {
                         continue;
@@ -348,22 +358,19 @@ impl<C: Crew> EventLoop<C> {
 
     fn apply_effects(&mut self, now: Now) {
         let mut pushes = 0;
-        while pushes < budget::PUSHES {
+        while pushes < budget::PUSHES && !self.hub.wants_flush() {
             let Some(effect) = self.crew.poll_effect() else {
                 break;
             };
-            let handled = self.hub.handle_effect(now, effect);
-            pushes += handled.pushes;
-            if handled.flush_first {
-                break;
-            }
+            pushes += self.hub.handle_effect(now, effect);
         }
         self.grant_credits(now);
         self.resume_reading();
     }
 
     fn flush(&mut self, now: Now) {
-        for _ in 0..budget::WRITES {
+        // One turn each: what is dirty again afterwards waits for the next.
+        for _ in 0..self.hub.flushes_len().min(budget::WRITES) {
             let Some((id, socket, queue)) = self.hub.poll_flush() else {
                 break;
             };
@@ -459,7 +466,7 @@ impl<C: Crew> EventLoop<C> {
         let left = self.hub.connections_len();
         if left > 0 && now.instant >= deadline {
             log::warn!("{left} connections did not end in time");
-            self.hub.handle_abort(now);
+            self.hub.handle_abort();
             self.reap(now);
         }
         self.hub.connections_len() == 0
@@ -467,7 +474,7 @@ impl<C: Crew> EventLoop<C> {
 }
 
 /// Registers a socket for reading and writing, once and for all.
-fn register(poll: &Poll, hub: &mut Hub<Socket>, now: Now, id: ConnId) {
+fn register(poll: &Poll, hub: &mut Hub<Socket>, id: ConnId) {
     let Some(socket) = hub.socket_mut(id) else {
         return;
     };
@@ -478,7 +485,7 @@ fn register(poll: &Poll, hub: &mut Hub<Socket>, now: Now, id: ConnId) {
         .register(&mut socket.stream, token, interest)
     {
         log::warn!("a connection cannot be polled: {error}");
-        hub.handle_eof(now, id, CloseReason::Internal);
+        hub.handle_eof(id, CloseReason::Internal);
     }
 }
 

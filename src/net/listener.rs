@@ -14,6 +14,8 @@ pub(crate) struct Listener {
     pub(super) is_admin: bool,
     /// The kernel has said that connections wait, and they have not all been taken.
     pub(super) is_ready: bool,
+    /// The last one could not be taken for want of a descriptor.
+    pub(super) is_exhausted: bool,
     /// Not before this, since there was no descriptor for another connection.
     pub(super) paused_until: Option<Instant>,
 }
@@ -77,6 +79,7 @@ impl Listener {
             socket,
             is_admin,
             is_ready: false,
+            is_exhausted: false,
             paused_until: None,
         })
     }

@@ -32,8 +32,6 @@ pub struct Room {
     members: Vec<Member>,
     offset: Offset,
     delivery: Delivery,
-    /// Members that do not receive what they published themselves.
-    deaf_len: usize,
 }
 
 /// One membership, as the room sees it.
@@ -80,7 +78,6 @@ impl Members {
                     members: Vec::new(),
                     offset,
                     delivery: delivery(),
-                    deaf_len: 0,
                 });
                 self.by_name.insert(name.clone(), key);
                 key
@@ -104,7 +101,6 @@ impl Members {
             form,
             echo,
         });
-        room.deaf_len += usize::from(!echo);
         self.members_len += 1;
         true
     }
@@ -120,7 +116,6 @@ impl Members {
         if let Some(moved) = room.members.get(place.index as usize) {
             self.rooms_of[moved.slot as usize][moved.back as usize].index = place.index;
         }
-        room.deaf_len -= usize::from(!left.echo);
         self.members_len -= 1;
         let name = room.name.clone();
         if room.members.is_empty() {
@@ -190,8 +185,6 @@ impl Members {
                 let place = self.rooms_of[member.slot as usize][member.back as usize];
                 assert_eq!((place.room as usize, place.index as usize), (key, index));
             }
-            let deaf = room.members.iter().filter(|member| !member.echo);
-            assert_eq!(deaf.count(), room.deaf_len);
             members_len += room.members.len();
         }
         assert_eq!(members_len, self.members_len);
@@ -229,12 +222,6 @@ impl Room {
     /// Moves on to `offset`.
     pub fn advance_to(&mut self, offset: Offset) {
         self.offset = offset;
-    }
-
-    /// Whether some member does not receive what it published itself.
-    #[must_use]
-    pub fn has_deaf_members(&self) -> bool {
-        self.deaf_len > 0
     }
 
     /// What the room promises its members.

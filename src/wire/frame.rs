@@ -107,14 +107,24 @@ impl Frames {
         self.ends.len().max(1)
     }
 
-    /// Where frame `index` begins and ends.
-    ///
-    /// # Panics
-    /// If there are not that many frames.
+    /// A copy of those frames whose index `is_wanted` says to keep.
     #[must_use]
-    pub fn range(&self, index: usize) -> (u32, u32) {
+    pub fn select(&self, is_wanted: impl Fn(usize) -> bool) -> Arc<Self> {
+        let mut selected = FramesBuilder::default();
+        for index in (0..self.count()).filter(|index| is_wanted(*index)) {
+            let (start, end) = self.range(index);
+            selected
+                .bytes
+                .extend_from_slice(&self.bytes[start as usize..end as usize]);
+            selected.ends.push(selected.bytes.len() as u32);
+        }
+        selected.take()
+    }
+
+    /// Where frame `index` begins and ends.
+    fn range(&self, index: usize) -> (u32, u32) {
         if self.ends.is_empty() {
-            assert_eq!(index, 0, "a lone frame has index 0");
+            debug_assert_eq!(index, 0, "a lone frame has index 0");
             return (0, self.bytes.len() as u32);
         }
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
@@ -255,6 +265,9 @@ mod tests {
             [frames.range(0), frames.range(1), frames.range(2)],
             [(0, 3), (3, 5), (5, 10)]
         );
+        let some = frames.select(|index| index != 1);
+        assert_eq!(some.bytes(), b"\x81\x01a\x81\x03ccc");
+        assert_eq!(some.range(1), (3, 8));
         let boundaries: Vec<u32> = (0..=10)
             .map(|cursor| frames.boundary_from(cursor))
             .collect();

@@ -135,7 +135,15 @@ impl<'a> Response<'a> {
     pub fn encode(&self, unix_ms: u64, keep_alive: bool, is_head_request: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {}\r\n", self.status);
         let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(unix_ms));
-        let connection = if keep_alive { "keep-alive" } else { "close" };
+        let connection = match (
+            keep_alive,
+            self.headers.iter().any(|(name, _)| *name == "Upgrade"),
+        ) {
+            (true, _) => "keep-alive",
+            // Whoever sends `Upgrade` must say so here (RFC 9110, section 7.8).
+            (false, true) => "upgrade, close",
+            (false, false) => "close",
+        };
         let length = self.body.len().to_string();
         let fixed = [
             ("Date", date.as_str()),

@@ -149,7 +149,10 @@ impl Inbound {
             Ok(Message::Pong(_) | Message::Frame(_)) => Ok(None),
             Ok(Message::Close(None)) => Err(InputEnd::Closed(CLOSE_WITHOUT_CODE.into())),
             // What tungstenite makes of a code that may not be sent (RFC 6455, section 7.4).
-            Ok(Message::Close(Some(close))) if close.reason.as_str() == "Protocol violation" => {
+            Ok(Message::Close(Some(close)))
+                if u16::from(close.code) == 1002
+                    && close.reason.as_str() == "Protocol violation" =>
+            {
                 Err(InputEnd::Failed(CloseReason::Protocol))
             }
             Ok(Message::Close(Some(close))) => Err(InputEnd::Closed(

@@ -17,7 +17,7 @@ use crate::exchange::Effect;
 
 /// A worker's end.
 #[derive(Clone, Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct EffectSender {
     effects: Sender<Effect>,
     signal: Arc<Signal>,
 }
@@ -41,7 +41,7 @@ struct Signal {
 pub(crate) struct LoopGone;
 
 /// A mailbox for `effects_max` effects.
-pub(crate) fn mailbox(effects_max: usize, waker: Arc<mio::Waker>) -> (Outbox, Mailbox) {
+pub(crate) fn mailbox(effects_max: usize, waker: Arc<mio::Waker>) -> (EffectSender, Mailbox) {
     let (sender, receiver) = bounded(effects_max);
     let signal = Arc::new(Signal {
         waker,
@@ -49,7 +49,7 @@ pub(crate) fn mailbox(effects_max: usize, waker: Arc<mio::Waker>) -> (Outbox, Ma
         has_failed: AtomicBool::new(false),
     });
     (
-        Outbox {
+        EffectSender {
             effects: sender,
             signal: Arc::clone(&signal),
         },
@@ -60,7 +60,7 @@ pub(crate) fn mailbox(effects_max: usize, waker: Arc<mio::Waker>) -> (Outbox, Ma
     )
 }
 
-impl Outbox {
+impl EffectSender {
     /// Sends an effect; waits while the mailbox is full.
     pub(crate) fn send(&self, effect: Effect) -> Result<(), LoopGone> {
         match self.effects.try_send(effect) {
@@ -131,11 +131,11 @@ mod tests {
         const TOKEN: mio::Token = mio::Token(7);
         let mut poll = mio::Poll::new().expect("a poll");
         let waker = Arc::new(mio::Waker::new(poll.registry(), TOKEN).expect("a waker"));
-        let (outbox, mailbox) = mailbox(8, waker);
+        let (effects, mailbox) = mailbox(8, waker);
         let (threads, each) = (3, 2000);
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                let outbox = outbox.clone();
+                let effects = effects.clone();
                 scope.spawn(move || {
                     for _ in 0..each {
                         let frames = Frames::whole(vec![0]);
@@ -144,8 +144,8 @@ mod tests {
                             frames,
                             payload_bytes: 1,
                         };
-                        outbox.send(effect).expect("the mailbox is there");
-                        outbox.wake();
+                        effects.send(effect).expect("the mailbox is there");
+                        effects.wake();
                     }
                 });
             }

@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::mailbox::{LoopGone, Outbox};
+use super::mailbox::{EffectSender, LoopGone};
 use crate::clock;
 use crate::exchange::Job;
 use crate::shard::RoomShard;
@@ -26,7 +26,7 @@ impl Pool {
     pub(crate) fn start(
         shards: Vec<RoomShard>,
         jobs_max: usize,
-        outbox: &Outbox,
+        effects: &EffectSender,
     ) -> io::Result<Self> {
         let mut pool = Self {
             queues: Vec::new(),
@@ -35,12 +35,12 @@ impl Pool {
         };
         for (number, shard) in shards.into_iter().enumerate() {
             let (sender, receiver) = bounded(jobs_max);
-            let outbox = outbox.clone();
+            let effects = effects.clone();
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
-                    let alarm = Alarm { outbox: &outbox };
-                    work(shard, &receiver, &outbox);
+                    let alarm = Alarm { effects: &effects };
+                    work(shard, &receiver, &effects);
                     std::mem::forget(alarm);
                 })?;
             pool.queues.push(sender);
@@ -85,16 +85,16 @@ impl Pool {
 
 /// Tells the loop when its thread unwinds.
 struct Alarm<'a> {
-    outbox: &'a Outbox,
+    effects: &'a EffectSender,
 }
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
-        self.outbox.fail();
+        self.effects.fail();
     }
 }
 
-fn work(mut shard: RoomShard, jobs: &Receiver<Job>, outbox: &Outbox) {
+fn work(mut shard: RoomShard, jobs: &Receiver<Job>, effects: &EffectSender) {
     loop {
         let first = match shard.poll_timeout() {
             None => match jobs.recv() {
@@ -117,12 +117,12 @@ fn work(mut shard: RoomShard, jobs: &Receiver<Job>, outbox: &Outbox) {
         }
         shard.handle_timeout(now);
         while let Some(effect) = shard.poll_effect() {
-            if let Err(LoopGone) = outbox.send(effect) {
+            if let Err(LoopGone) = effects.send(effect) {
                 return;
             }
         }
         // Also without effects: the loop may wait for room in the queue.
-        outbox.wake();
+        effects.wake();
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Client {
     pub(super) downstream_max: usize,
     /// The server was refused bytes and waits to hear that there is room.
     pub(super) awaits_room: bool,
+    /// The server was refused bytes at some time.
+    pub(super) was_refused: bool,
     /// It reads nothing.
     pub(super) is_stalled: bool,
     /// The server has told its shell not to read.
@@ -88,6 +90,7 @@ impl Client {
             downstream: VecDeque::new(),
             downstream_max: 100 + prng.below(4000) as usize,
             awaits_room: false,
+            was_refused: false,
             is_stalled: false,
             is_paused: false,
             is_gone: false,

@@ -305,7 +305,7 @@ impl World {
             return false;
         }
         if client.is_reset {
-            self.hub.handle_eof(now, client.id, CloseReason::Reset);
+            self.hub.handle_eof(client.id, CloseReason::Reset);
             return true;
         }
         let len = len.min(client.upstream.len());
@@ -313,7 +313,7 @@ impl World {
             if client.has_ended && !client.is_paused {
                 // The shell sees the end of a stream once.
                 client.is_paused = true;
-                self.hub.handle_eof(now, client.id, CloseReason::Gone);
+                self.hub.handle_eof(client.id, CloseReason::Gone);
                 return true;
             }
             return false;
@@ -400,13 +400,13 @@ impl World {
         let count = 1 + self.prng.below(10);
         let now = self.now();
         for _ in 0..count {
+            if self.hub.wants_flush() {
+                break;
+            }
             let Some(effect) = self.effects.pop_front() else {
                 break;
             };
-            if self.hub.handle_effect(now, effect).flush_first {
-                self.flush_all();
-                break;
-            }
+            self.hub.handle_effect(now, effect);
         }
         self.grant_room();
     }
@@ -461,6 +461,7 @@ impl World {
             client.downstream.extend(taken);
             queue.advance(bytes);
             client.awaits_room |= bytes < offered;
+            client.was_refused |= bytes < offered;
             Written::Bytes {
                 bytes,
                 is_blocked: bytes < offered,
@@ -516,12 +517,12 @@ impl World {
                 is_moving |= !self.jobs[worker].is_empty();
                 self.work_by(worker, usize::MAX);
             }
-            while let Some(effect) = self.effects.pop_front() {
+            while !self.hub.wants_flush()
+                && let Some(effect) = self.effects.pop_front()
+            {
                 is_moving = true;
                 let now = self.now();
-                if self.hub.handle_effect(now, effect).flush_first {
-                    self.flush_all();
-                }
+                self.hub.handle_effect(now, effect);
             }
             self.grant_room();
             is_moving |= self.flush_one();
@@ -544,6 +545,13 @@ impl World {
     fn balance(&self) {
         for (index, client) in self.clients.iter().enumerate() {
             self.balance_sent(index, client);
+            if client.close_code() == Some(3008) {
+                assert!(
+                    client.was_refused,
+                    "{}: kept up and was called slow",
+                    client.id
+                );
+            }
             if client.stage != Stage::Open {
                 continue;
             }

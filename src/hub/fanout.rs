@@ -1,0 +1,169 @@
+//! From one broadcast to many send queues.
+//!
+//! The hot path of the daemon: what stands in the loop of `broadcast` is paid once a member.
+
+use std::sync::Arc;
+
+use super::{Hub, mark_dirty};
+use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName};
+use crate::conn::Connection;
+use crate::conn::pressure::{Level, Verdict, judge};
+use crate::exchange::Broadcast;
+use crate::room::members::Member;
+use crate::wire::frame::Frames;
+use crate::wire::raw::{self, WireForm};
+
+/// What became of publications that a member was offered.
+enum Offer {
+    /// None of them is for it.
+    Nothing,
+    /// So many were queued.
+    Kept(usize),
+    /// So many were skipped.
+    Skipped(usize),
+    /// Its queue is full, and its room does not skip.
+    Slow,
+}
+
+impl<S> Hub<S> {
+    /// Queues publications for every member of their room. Returns the number of members.
+    pub(super) fn broadcast(&mut self, now: Now, broadcast: &Broadcast) -> usize {
+        let bound = bound(&self.limits);
+        let mut slow = Vec::new();
+        let mut members_len = 0;
+        let mut is_any_half_full = false;
+        if let Some(room) = self.members.room_mut(&broadcast.room) {
+            room.advance_to(broadcast.last);
+            let delivery = room.delivery();
+            let (name, members) = room.name_and_members_mut();
+            members_len = members.len();
+            for member in members {
+                let Some(conn) = self.table.at_mut(member.slot) else {
+                    continue;
+                };
+                let Some(frames) = &broadcast.forms[member.form.index()] else {
+                    debug_assert!(false, "{}: its wire form was not encoded", conn.id);
+                    continue;
+                };
+                match offer(conn, member, name, frames, broadcast, (bound, delivery)) {
+                    Offer::Nothing => {}
+                    Offer::Slow => slow.push(conn.id),
+                    Offer::Skipped(count) => self.counters.skipped += count as u64,
+                    Offer::Kept(count) => {
+                        self.counters.deliveries += count as u64;
+                        mark_dirty(conn, &mut self.dirty);
+                        is_any_half_full |=
+                            !conn.is_blocked() && conn.queue.level().is_half_of(bound);
+                    }
+                }
+            }
+        }
+        if is_any_half_full {
+            self.raise_flush_barrier();
+        }
+        for id in slow {
+            self.close(now, id, CloseReason::Slow);
+        }
+        for origin in &broadcast.origins {
+            self.answered(now, origin.conn, origin.payload_bytes as usize);
+        }
+        members_len
+    }
+
+    /// Queues the answer to one message of an echo, whose place was kept when the message was
+    /// taken.
+    pub(super) fn reply(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        frames: &Arc<Frames>,
+        payload_bytes: usize,
+    ) {
+        if let Some(entry) = self.table.get_mut(id) {
+            let conn = &mut entry.conn;
+            conn.queue.push(frames, 1);
+            conn.traffic.deliveries += 1;
+            self.counters.deliveries += 1;
+            mark_dirty(conn, &mut self.dirty);
+            if !conn.is_blocked() && conn.queue.level().is_half_of(bound(&self.limits)) {
+                self.raise_flush_barrier();
+            }
+        }
+        self.answered(now, id, payload_bytes);
+    }
+
+    /// Tells a member that has drained its queue what it missed.
+    pub(super) fn tell_skips(&mut self, id: ConnId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        self.members.take_skips(id.slot, |room, skipped, form| {
+            // A raw member cannot be told in band; its count stands in the log and the metrics.
+            if form == WireForm::Json {
+                conn.queue
+                    .push_whole(&raw::skipped(room, u64::from(skipped)));
+            }
+        });
+        mark_dirty(conn, &mut self.dirty);
+    }
+}
+
+/// Queues publications for one member, if its queue has room.
+#[inline]
+fn offer(
+    conn: &mut Connection,
+    member: &mut Member,
+    room: &RoomName,
+    frames: &Arc<Frames>,
+    broadcast: &Broadcast,
+    (bound, delivery): (Level, Delivery),
+) -> Offer {
+    let mut count = broadcast.origins.len();
+    let mut frames = frames;
+    let foreign;
+    // A publisher's own publications are still unanswered when they are distributed.
+    if !member.echo && conn.in_flight() > 0 {
+        let is_foreign = |index: usize| broadcast.origins[index].conn != conn.id;
+        let foreign_len = (0..count).filter(|index| is_foreign(*index)).count();
+        if foreign_len == 0 {
+            return Offer::Nothing;
+        }
+        if foreign_len < count {
+            // Copied, since a part that shares the whole would keep the whole in memory while
+            // only the part is counted.
+            foreign = frames.select(is_foreign);
+            frames = &foreign;
+            count = foreign_len;
+        }
+    }
+    let more = Level {
+        bytes: frames.bytes().len(),
+        publications: count,
+    };
+    match judge(conn.queue.level(), more, bound, conn.is_blocked(), delivery) {
+        Verdict::Close => Offer::Slow,
+        Verdict::Skip => {
+            member.skipped = member.skipped.saturating_add(count as u32);
+            conn.traffic.skipped += count as u64;
+            conn.set_owes_skips(true);
+            Offer::Skipped(count)
+        }
+        Verdict::Keep => {
+            if member.skipped > 0 && member.form == WireForm::Json {
+                let skipped = u64::from(std::mem::take(&mut member.skipped));
+                conn.queue.push_whole(&raw::skipped(room, skipped));
+            }
+            conn.queue.push(frames, count as u32);
+            conn.traffic.deliveries += count as u64;
+            Offer::Kept(count)
+        }
+    }
+}
+
+fn bound(limits: &Limits) -> Level {
+    Level {
+        bytes: limits.outbound_bytes_max,
+        publications: limits.outbound_publications_max,
+    }
+}
