@@ -1,0 +1,36 @@
+//! Runs the real daemon and talks to it byte by byte.
+//!
+//! Owns: one child process per [`Daemon`] and one socket per [`Wire`] or [`Client`]; both end on drop.
+//! Never: uses a fixed port, shares state between tests, waits without a deadline, or hides a byte. The
+//! client is deliberately not a WebSocket library, so that a test can send what no library would.
+//!
+//! - [`Daemon`] starts the binary on ports of its own choosing, collects its log and reads its metrics,
+//!   memory and open files.
+//! - [`Wire`] is a TCP connection whose reads have a deadline: for HTTP and for garbage.
+//! - [`Client`] is a WebSocket on top of a `Wire`; [`Dial`] says how to open one.
+//! - [`Trial`] is the book-keeping around one connection that must end for a known reason.
+//! - [`Witness`] is a healthy publisher and member: `assert_served` proves that a daemon still works.
+//!
+//! Everything that waits gives up after [`DEADLINE`] and says what it had seen until then.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every test binary uses its own part of the harness"
+)]
+
+mod client;
+mod daemon;
+mod frame;
+mod trial;
+mod wait;
+mod wire;
+mod witness;
+
+pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
+pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
+pub(crate) use frame::{Frame, opcode};
+pub(crate) use trial::Trial;
+pub(crate) use wait::{DEADLINE, linger, wait_for, wait_until};
+pub(crate) use wire::{Response, Wire, http};
+pub(crate) use witness::Witness;
