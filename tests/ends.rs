@@ -78,6 +78,27 @@ fn a_close_without_a_code_is_answered() {
 }
 
 #[test]
+fn a_peer_that_has_closed_is_not_waited_for() {
+    let daemon = Daemon::start(&[]);
+    let trial = Trial::begin(&daemon, NORMAL);
+    let mut client = Client::connect(&daemon, "/echo");
+    let start = Instant::now();
+    client.send_close(1000, "bye");
+    match client.recv() {
+        Message::Close(Some(1000), _) => {}
+        other => panic!("{other:?}"),
+    }
+    // Our side of the stream stays open meanwhile.
+    client.wire.expect_fin();
+    trial.assert_ended(client.local_addr());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
 fn nothing_after_a_close_is_listened_to() {
     let daemon = Daemon::start(&[]);
     let mut witness = Witness::in_room(&daemon, "a");

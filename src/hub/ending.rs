@@ -68,6 +68,10 @@ impl<S> Hub<S> {
         match end {
             InputEnd::Failed(reason) => self.close(now, id, reason),
             InputEnd::Closed(echo) => {
+                if !matches!(conn.purpose(), Some(Purpose::Echo { .. })) {
+                    // Who leaves a room does not wait for what it had to say.
+                    conn.queue.drop_backlog();
+                }
                 conn.queue.push_close(echo.into());
                 let deadline = now.instant + self.limits.close_linger;
                 conn.start_closing(CloseReason::Normal, deadline, true);

@@ -27,6 +27,10 @@ pub type Switchable<T> = Option<T>;
 /// The options as typed.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "roomcast", version, about = env!("CARGO_PKG_DESCRIPTION"), long_about = None)]
+#[command(
+    after_help = "DURATION takes a unit: ms, s, m or h. SIZE takes B, KiB, MiB or GiB (or KB, MB, GB), \
+                        or plain bytes.\nA flag beats its environment variable."
+)]
 pub struct Cli {
     /// Addresses of the public listeners.
     #[arg(

@@ -1,0 +1,188 @@
+//! A program under orders: a client that nobody here wrote, driven line by line.
+//!
+//! Owns: the child process, its input for orders and its output of events; all end on drop.
+//! Never: waits without a deadline, or goes on without a tool; a missing one fails the test.
+//!
+//! Orders and events are JSON objects, one a line. The two WebSocket clients know the orders
+//! `{"do":"text","data":…}`, `{"do":"binary","b64":…}`, `{"do":"fragments","parts":[…]}`,
+//! `{"do":"ping","b64":…}` and `{"do":"close","code":…,"reason":…}`, and tell the events `open`,
+//! `refused` (with `status`), `text`, `binary`, `ping` (the npm client only), `pong` and `close`
+//! (with `code` and `reason` as that client saw them). The browser's orders are in `browser.mjs`.
+
+#![allow(dead_code, reason = "each test binary drives its own programs")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a program may take for one event. A browser's start on a busy machine takes seconds.
+const EVENT_DEADLINE: Duration = Duration::from_secs(40);
+
+/// How long a program may take to end once it gets no more orders.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Driven {
+    name: String,
+    child: Child,
+    orders: Option<ChildStdin>,
+    events: Receiver<Value>,
+    complaints: Receiver<String>,
+}
+
+impl Driven {
+    /// The PyPI package `websockets`.
+    pub(crate) fn python(url: &str) -> Self {
+        let mut command = Command::new(tool("python/bin/python"));
+        command.arg(script("websockets_client.py")).arg(url);
+        Self::spawn("Python websockets", command)
+    }
+
+    /// The npm package `ws`.
+    pub(crate) fn node(url: &str) -> Self {
+        let mut command = node_script("ws_client.mjs", "ws");
+        command.arg(url);
+        Self::spawn("npm ws", command)
+    }
+
+    /// A headless Chromium.
+    pub(crate) fn browser() -> Self {
+        let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
+        require(Path::new(&chromium));
+        let mut command = node_script("browser.mjs", "playwright-core");
+        command.arg(chromium);
+        Self::spawn("Chromium", command)
+    }
+
+    fn spawn(name: &str, mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+        let child = command.spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}: run tests/run"));
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let (event_sender, events) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if event_sender.send(event).is_err() {
+                    break;
+                }
+            }
+        });
+        let (complaint_sender, complaints) = channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            let _ = complaint_sender.send(String::from_utf8_lossy(&text).into_owned());
+        });
+        Self {
+            name: name.to_owned(),
+            orders: child.stdin.take(),
+            child,
+            events,
+            complaints,
+        }
+    }
+
+    pub(crate) fn order(&mut self, order: &Value) {
+        let orders = self.orders.as_mut().expect("taken only on drop");
+        let written = writeln!(orders, "{order}").and_then(|()| orders.flush());
+        written.unwrap_or_else(|error| panic!("{} takes no orders: {error}", self.name));
+    }
+
+    /// The next event but for pings, which a server may send at any time. Panics when none comes in
+    /// time or the program has ended.
+    pub(crate) fn event(&self) -> Value {
+        loop {
+            let event = self.any_event();
+            if event["event"] != "ping" {
+                return event;
+            }
+        }
+    }
+
+    /// Waits for a ping of the server, which only the npm client tells, and returns its event.
+    pub(crate) fn ping(&self) -> Value {
+        let event = self.any_event();
+        assert_eq!(
+            event["event"],
+            "ping",
+            "{} told {}",
+            self.name,
+            brief(&event)
+        );
+        event
+    }
+
+    fn any_event(&self) -> Value {
+        let event = self.events.recv_timeout(EVENT_DEADLINE);
+        event.unwrap_or_else(|error| panic!("{} tells no further event: {error}", self.name))
+    }
+
+    /// The next event, which must be `kind`.
+    pub(crate) fn expect(&self, kind: &str) -> Value {
+        let event = self.event();
+        assert_eq!(event["event"], kind, "{} told {}", self.name, brief(&event));
+        event
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        // Without further orders the program ends by itself, and a browser takes its profile away.
+        self.orders = None;
+        let deadline = Instant::now() + END_DEADLINE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(3));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let complaints = self.complaints.recv_timeout(END_DEADLINE);
+            eprintln!("--- {}:\n{}", self.name, complaints.unwrap_or_default());
+        }
+    }
+}
+
+/// An event in a line of bounded length.
+pub(crate) fn brief(event: &Value) -> String {
+    let text = event.to_string();
+    text.chars().take(300).collect()
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(name)
+}
+
+fn node_script(name: &str, package: &str) -> Command {
+    let modules = tool("node/node_modules");
+    require(&modules.join(package));
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", modules).arg(script(name));
+    command
+}
+
+/// The path of something that `tests/run` installs below the target directory.
+fn tool(path: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
+    let path = target
+        .expect("tmp is below target")
+        .join("tools")
+        .join(path);
+    require(&path);
+    path
+}
+
+fn require(path: &Path) {
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/run",
+        path.display()
+    );
+}
