@@ -87,6 +87,13 @@ impl RoomName {
 
     /// Checks `name`.
     ///
+    /// ```
+    /// use roomcast::base::{NameError, RoomName};
+    ///
+    /// assert_eq!(RoomName::new("live:7").unwrap().as_str(), "live:7");
+    /// assert_eq!(RoomName::new("caf\u{e9}").unwrap_err(), NameError::BadCharacter);
+    /// ```
+    ///
     /// # Errors
     /// Says which rule the name breaks.
     pub fn new(name: &str) -> Result<Self, NameError> {

@@ -8,7 +8,7 @@
 //! - `level` is the sum of what the unfinished entries hold.
 //! - A control frame waits for at most the frame in flight, never for the backlog.
 //! - `push` either keeps the whole of what it is given or none of it.
-//! - At most [`PONGS_MAX`] unsent pongs and one unsent ping are in the lane. Once they are that many
+//! - At most `PONGS_MAX` unsent pongs and one unsent ping are in the lane. Once they are that many
 //!   the newest replaces the one before it, as RFC 6455 allows (section 5.5.3): a peer that pings
 //!   without reading gains nothing, and one that sends a handful at once gets an answer to each.
 //! - Nothing follows a close frame.
