@@ -34,10 +34,10 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use roomcast::base::{AllowedOrigins, ConnId, Limits, Now, Prng};
+use roomcast::base::{ConnId, Limits, Now, Prng, RoomBudget};
 use roomcast::conn::send_queue::SendQueue;
 use roomcast::exchange::Effect;
-use roomcast::hub::{Hub, Reading, SocketAction, Written};
+use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
 
 use crate::bench_support::{client_frame, clock_nanos, is_measuring, median, nanos};
@@ -243,12 +243,12 @@ impl World {
             unix_ms: 1_767_225_600_000,
         };
         Self {
-            shard: RoomShard::new(&limits, 1),
+            shard: RoomShard::new(&limits, 1, RoomBudget::new(10), now, 1),
             now,
             prng: Prng::new(1),
             jobs_max: limits.jobs_max,
             publisher: None,
-            hub: Hub::new(limits, AllowedOrigins::default(), 1, now.instant, 1),
+            hub: Hub::new(limits, Gate::default(), 1, now.instant, 1),
         }
     }
 

@@ -20,7 +20,7 @@ use std::hint::black_box;
 
 use roomcast::base::{ConnId, Offset, RoomName, UserId};
 use roomcast::room::batch::Batch;
-use roomcast::wire::frame::Payload;
+use roomcast::wire::frame::PayloadKind;
 use roomcast::wire::raw::{Publication, WireForm};
 use roomcast::wire::websocket::{Inbound, Replies};
 
@@ -118,16 +118,20 @@ impl Plan {
 
 fn encode(form: WireForm, payload_bytes: usize, merged: usize, plan: &Plan) -> Figures {
     let room = RoomName::new("live:42").expect("a good name");
+    let user = UserId::new("alice").expect("a good id");
+    let payload = "x".repeat(payload_bytes);
     let publication = Publication {
         offset: Offset(1_000_000),
         unix_ms: 1_767_225_600_000,
-        user: Some(UserId::new("alice").expect("a good id")),
-        payload: Payload::text("x".repeat(payload_bytes).into()),
+        origin: ConnId::NONE,
+        user: Some(&user),
+        kind: PayloadKind::Text,
+        payload: payload.as_bytes(),
     };
     let mut batch = Batch::default();
     let mut release = || {
         for _ in 0..merged {
-            batch.push(&room, black_box(&publication), ConnId::NONE, |used| {
+            batch.push(&room, black_box(&publication), usize::MAX, |used| {
                 used == form
             });
         }

@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::base::{ConnId, Offset, RoomName, UserId};
+use crate::base::{ConnId, Offset, RoomName, Since, UserId};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -21,6 +21,21 @@ pub enum Job {
         room: RoomName,
         /// How it will receive.
         form: WireForm,
+        /// From where.
+        since: Since,
+    },
+    /// Give a member the next part of what it missed; answered by [`Effect::Replayed`].
+    CatchUp {
+        /// The member.
+        conn: ConnId,
+        /// Its room.
+        room: RoomName,
+        /// How it receives.
+        form: WireForm,
+        /// Whether it receives what it published itself.
+        echo: bool,
+        /// The last publication that it was given.
+        after: Offset,
     },
     /// The connection is a member no longer. Not answered.
     Unsubscribe {
@@ -62,8 +77,35 @@ pub enum Effect {
         form: WireForm,
         /// Last publication before it joined.
         offset: Offset,
+        /// The last publication that it needs not be given; behind `offset` if it has missed some.
+        after: Offset,
+        /// Whether some that it has missed cannot be given.
+        is_incomplete: bool,
         /// What to send first, if anything.
         frames: Option<Arc<Frames>>,
+    },
+    /// The room cannot be joined: there are too many rooms.
+    JoinRefused {
+        /// Who wanted to join.
+        conn: ConnId,
+    },
+    /// A part of what a member missed.
+    Replayed {
+        /// The member.
+        conn: ConnId,
+        /// Its room.
+        room: RoomName,
+        /// How it receives.
+        form: WireForm,
+        /// The publications, if any.
+        frames: Option<Arc<Frames>>,
+        /// How it goes on.
+        outcome: Replay,
+    },
+    /// A publication was refused: it would have made one room too many.
+    PublishRefused {
+        /// Who published.
+        origin: Origin,
     },
     /// Publications for every member of a room.
     Broadcast(Broadcast),
@@ -76,6 +118,17 @@ pub enum Effect {
         /// Payload bytes of the message answered.
         payload_bytes: u32,
     },
+}
+
+/// How a member's catching up goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// It has all up to here, and what follows is broadcast to it.
+    Live(Offset),
+    /// There is more after this publication.
+    More(Offset),
+    /// History was trimmed faster than the member caught up.
+    Overtaken,
 }
 
 /// Consecutive publications of one room, encoded once for each wire form in use.

@@ -25,5 +25,6 @@ pub mod ops;
 pub mod room;
 pub mod shard;
 pub mod timer;
+pub mod verify;
 pub mod wire;
 mod worker;

@@ -3,28 +3,38 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::io::Write as _;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Parser as _;
+use roomcast::auth::token::{self, MintError};
 use roomcast::daemon;
 use roomcast::ops::cli::Cli;
-use roomcast::ops::config::Config;
-use roomcast::ops::log;
+use roomcast::ops::command::{Invocation, TokenOptions};
+use roomcast::ops::config::{Config, ConfigError};
+use roomcast::ops::{check, file_limit, log};
+use roomcast::verify;
 
 fn main() -> ExitCode {
-    let (config, warnings) = match Config::from_cli(Cli::parse_args()) {
+    match Invocation::parse_args() {
+        Invocation::Serve(cli) => serve(cli),
+        Invocation::Check(cli) => status(show(cli)),
+        Invocation::Token(options) => status(mint(&options)),
+        Invocation::Verify(args) => test(&args),
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+fn serve(cli: Cli) -> ExitCode {
+    let (config, warnings) = match Config::from_cli(cli) {
         Ok(checked) => checked,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::from(2);
-        }
+        Err(error) => return status(Err(error.into())),
     };
     let guard = match log::init(config.log_level) {
         Ok(guard) => guard,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return status(Err(error.into())),
     };
     for warning in warnings {
         ::log::warn!("{warning}");
@@ -32,12 +42,67 @@ fn main() -> ExitCode {
     ::log::info!("roomcast {} starts", env!("CARGO_PKG_VERSION"));
     let result = daemon::run(config);
     drop(guard);
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    status(result)
+}
+
+/// Prints what the daemon would run with.
+fn show(cli: Cli) -> Result<(), Box<dyn Error>> {
+    let (mut config, mut warnings) = Config::from_cli(cli)?;
+    warnings.extend(file_limit::raise_and_fit(&mut config.limits));
+    let mut text = Vec::new();
+    check::write(&config, &warnings, &mut text)?;
+    print(&text)
+}
+
+/// Prints a connection token.
+fn mint(options: &TokenOptions) -> Result<(), Box<dyn Error>> {
+    let (request, warnings) = options.check()?;
+    for warning in warnings {
+        // Standard output is for the token alone.
+        let _ = writeln!(io::stderr(), "roomcast: {warning}");
+    }
+    let unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let token = token::mint(
+        &request.secret,
+        &request.user,
+        request.rooms.as_deref(),
+        request.publish.as_deref(),
+        request.ttl,
+        unix_s,
+    )?;
+    print(format!("{token}\n").as_bytes())
+}
+
+/// Tests a deployment: 0 if it keeps its promises, 1 if not, 2 if that could not be found out.
+fn test(args: &[OsString]) -> ExitCode {
+    match verify::run(&verify::Options::parse_from(args)) {
+        Ok(verdict) => verdict.exit_code(),
         Err(error) => {
-            complain(&*error);
-            ExitCode::FAILURE
+            complain(&error);
+            ExitCode::from(2)
         }
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no error.
+fn print(text: &[u8]) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The exit status: 0, 2 where the options are wrong, else 1. Says what went wrong.
+fn status(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    complain(&*error);
+    if error.is::<ConfigError>() || error.is::<MintError>() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -50,5 +115,5 @@ fn complain(error: &dyn Error) {
         cause = error.source();
     }
     // Without standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{line}");
 }

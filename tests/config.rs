@@ -52,7 +52,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 20] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 30] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -154,6 +154,62 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 20] = [
         ["batch_interval: 20ms", "batch_interval: 0ns"],
     ),
     (
+        "history-size",
+        ["14", "off"],
+        [
+            "history_publications_max: 14,",
+            "history_publications_max: 0,",
+        ],
+    ),
+    (
+        "history-bytes",
+        ["15KiB", "16"],
+        ["history_bytes_max: 15360,", "history_bytes_max: 16,"],
+    ),
+    (
+        "history-ttl",
+        ["17s", "1h"],
+        ["history_ttl: 17s,", "history_ttl: 3600s,"],
+    ),
+    (
+        "history-memory",
+        ["1MiB", "1GiB"],
+        [
+            "history_memory_bytes_max: 1048576,",
+            "history_memory_bytes_max: 1073741824,",
+        ],
+    ),
+    (
+        "max-rooms",
+        ["18", "19"],
+        ["rooms_max: 18,", "rooms_max: 19,"],
+    ),
+    (
+        "gzip-min-size",
+        ["1KiB", "0"],
+        ["gzip_bytes_min: 1024,", "gzip_bytes_min: 0,"],
+    ),
+    (
+        "duplicate-login",
+        ["replace", "refuse"],
+        ["duplicate_login: Replace,", "duplicate_login: Refuse,"],
+    ),
+    (
+        "message-rate",
+        ["20", "off"],
+        ["message_rate: 20,", "message_rate: 0,"],
+    ),
+    (
+        "message-burst",
+        ["21", "22"],
+        ["message_burst: 21,", "message_burst: 22,"],
+    ),
+    (
+        "token-secret-file",
+        ["tests/config.rs", "Cargo.toml"],
+        ["token_secret: Some(Secret)", "token_secret: Some(Secret)"],
+    ),
+    (
         "log-level",
         ["debug", "WARN"],
         ["log_level: Debug", "log_level: Warn"],
@@ -222,5 +278,87 @@ fn mistyped_variables_are_named_in_a_warning() {
         &[("ROOMCAST_LISTENER", "x"), ("ROOMCAST_WORKERS", "1")],
         "",
         r#"["environment variables that name no option are ignored: ROOMCAST_LISTENER"]"#,
+    );
+}
+
+/// Runs the program itself, without any variable of its own but `variables`. Gives its exit status
+/// and what it wrote to standard output and standard error.
+fn run(variables: &[(&str, &str)], arguments: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
+    for (name, _) in env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"ROOMCAST_") {
+            command.env_remove(name);
+        }
+    }
+    command.envs(variables.iter().copied());
+    let output = command
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("the program can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
+    // Any file of 32 bytes or more can be a secret.
+    let (status, out, _) = run(
+        &[("ROOMCAST_HISTORY_MEMORY", "3GiB")],
+        "check --token-secret-file Cargo.toml",
+    );
+    assert_eq!(status, Some(0), "{out}");
+    for line in ["--history-memory            3GiB\n", "  3.0 GiB  "] {
+        assert!(out.contains(line), "{line:?} is not in {out}");
+    }
+    assert!(out.contains("--token-secret-file         set\n"), "{out}");
+    assert!(!out.contains("[package]"), "{out}");
+    let (status, out, error) = run(&[], "check --history-memory 1KiB");
+    assert_eq!((status, &*out), (Some(2), ""));
+    assert!(
+        error.starts_with("roomcast: --history-memory is 1024: must"),
+        "{error}"
+    );
+}
+
+#[test]
+fn token_prints_a_token_that_the_secret_verifies() {
+    use roomcast::auth::token::verify;
+    use roomcast::base::{RoomName, Secret};
+
+    let (status, token, _) = run(
+        // Wrong for serving, but nobody is served here.
+        &[
+            ("ROOMCAST_WORKERS", "x"),
+            ("ROOMCAST_ROOMS", "live:*, $vip"),
+            ("ROOMCAST_TOKEN_SECRET_FILE", "tests/config.rs"),
+        ],
+        "token --user alice --publish #a,b --ttl 8760h",
+    );
+    assert_eq!(status, Some(0));
+    let secret = std::fs::read("tests/config.rs").expect("a readable file");
+    let secret = Secret::new(secret.trim_ascii_end());
+    let token = token.strip_suffix('\n').expect("one line");
+    let claims = verify(&secret, token, 1_763_683_200).expect("a good token");
+    assert_eq!(claims.user.as_str(), "alice");
+    let user = Some(&claims.user);
+    for (name, joins, publishes) in [
+        ("live:7", true, false),
+        ("$vip", true, false),
+        ("chat", false, false),
+        ("#a,b", false, true),
+    ] {
+        let room = RoomName::new(name).expect("a good name");
+        assert_eq!(claims.grants.may_join(user, &room), joins, "{name}");
+        assert_eq!(claims.grants.may_publish(user, &room), publishes, "{name}");
+    }
+    let (status, out, error) = run(&[], "token --user a,b --token-secret-file tests/config.rs");
+    assert_eq!((status, &*out), (Some(2), ""));
+    assert!(
+        error.starts_with("roomcast: --user is \"a,b\": must"),
+        "{error}"
     );
 }

@@ -265,7 +265,15 @@ fn a_paused_connection_still_answers_in_the_end() {
 
 #[test]
 fn flooding_publishers_are_held_back_without_memory() {
-    let daemon = Daemon::start(&["--workers", "1", "--inbound-queue", "10"]);
+    let args = [
+        "--workers",
+        "1",
+        "--inbound-queue",
+        "10",
+        "--history-size",
+        "0",
+    ];
+    let daemon = Daemon::start(&args);
     let mut witness = Witness::new(&daemon);
     let before = daemon.rss_bytes();
     let addr = daemon.addr();
@@ -351,7 +359,7 @@ fn an_address_in_use_is_named() {
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
 /// refused, if there is one.
-const OPTIONS: [(&str, &str, &str, Option<&str>); 20] = [
+const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
         "admin-listen",
@@ -381,6 +389,15 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 20] = [
     ("heartbeat-interval", "off", "1m", Some("often")),
     ("heartbeat-text", "heartbeat", "tick", None),
     ("batch-interval", "0", "10ms", Some("1x")),
+    ("history-size", "1000", "50", Some("much")),
+    ("history-bytes", "1MiB", "100KiB", Some("much")),
+    ("history-ttl", "1h", "10m", Some("ages")),
+    ("history-memory", "256MiB", "64MiB", Some("all")),
+    ("max-rooms", "100000", "500", Some("0")),
+    ("gzip-min-size", "256", "1KiB", Some("tiny")),
+    ("duplicate-login", "allow", "refuse", Some("maybe")),
+    ("message-rate", "0", "1000", Some("fast")),
+    ("message-burst", "twice", "2000", Some("tiny")),
     ("log-level", "info", "trace", Some("shout")),
 ];
 
@@ -557,7 +574,7 @@ fn help_states_every_option_with_default_and_variable() {
     for option in blocks.keys() {
         let ours = OPTIONS.iter().any(|(name, ..)| name == option);
         assert!(
-            ours || ["help", "version"].contains(&option.as_str()),
+            ours || ["help", "version", "token-secret-file"].contains(&option.as_str()),
             "--{option}"
         );
     }

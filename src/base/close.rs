@@ -36,10 +36,20 @@ pub enum CloseReason {
     Slow,
     /// Queued bytes made no progress in time.
     WriteTimeout,
+    /// The token ran out.
+    ConnectionExpired,
+    /// What a member missed cannot all be given, and it cannot be told in band.
+    InsufficientState,
     /// The peer was silent for too long.
     NoPong,
+    /// More messages than its rate allows.
+    TooManyRequests,
+    /// There is no token, or it is not good.
+    InvalidToken,
     /// The request could not be understood or did not fit the connection.
     BadRequest,
+    /// Another connection of the same user has taken its place, or holds it.
+    ConnectionLimit,
     /// Too many rooms for one connection.
     ChannelLimit,
     /// The room is not open to this user, or the connection may not publish.
@@ -61,7 +71,7 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
@@ -75,8 +85,13 @@ impl CloseReason {
         Self::Shutdown,
         Self::Slow,
         Self::WriteTimeout,
+        Self::ConnectionExpired,
+        Self::InsufficientState,
         Self::NoPong,
+        Self::TooManyRequests,
+        Self::InvalidToken,
         Self::BadRequest,
+        Self::ConnectionLimit,
         Self::ChannelLimit,
         Self::PermissionDenied,
         Self::Internal,
@@ -100,8 +115,13 @@ impl CloseReason {
             Self::Shutdown => 3001,
             Self::Slow => 3008,
             Self::WriteTimeout => 3009,
+            Self::ConnectionExpired => 3005,
+            Self::InsufficientState => 3010,
             Self::NoPong => 3012,
+            Self::TooManyRequests => 3013,
+            Self::InvalidToken => 3500,
             Self::BadRequest => 3501,
+            Self::ConnectionLimit => 3504,
             Self::ChannelLimit => 3505,
             Self::PermissionDenied => 3507,
         })
@@ -124,8 +144,13 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::Slow => "slow",
             Self::WriteTimeout => "write error",
+            Self::ConnectionExpired => "connection expired",
+            Self::InsufficientState => "insufficient state",
             Self::NoPong => "no pong",
+            Self::TooManyRequests => "too many requests",
+            Self::InvalidToken => "invalid token",
             Self::BadRequest => "bad request",
+            Self::ConnectionLimit => "connection limit",
             Self::ChannelLimit => "channel limit",
             Self::PermissionDenied => "permission denied",
             Self::Internal => "internal server error",
@@ -149,8 +174,13 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::Slow => "slow",
             Self::WriteTimeout => "write_timeout",
+            Self::ConnectionExpired => "connection_expired",
+            Self::InsufficientState => "insufficient_state",
             Self::NoPong => "no_pong",
+            Self::TooManyRequests => "too_many_requests",
+            Self::InvalidToken => "invalid_token",
             Self::BadRequest => "bad_request",
+            Self::ConnectionLimit => "connection_limit",
             Self::ChannelLimit => "channel_limit",
             Self::PermissionDenied => "permission_denied",
             Self::Internal => "internal",
@@ -161,17 +191,24 @@ impl CloseReason {
     #[must_use]
     pub fn severity(self) -> Severity {
         match self {
-            Self::Normal | Self::Gone | Self::Reset | Self::Answered | Self::Shutdown => {
-                Severity::Ordinary
-            }
+            Self::Normal
+            | Self::Gone
+            | Self::Reset
+            | Self::Answered
+            | Self::Shutdown
+            | Self::ConnectionExpired => Severity::Ordinary,
             Self::Refused
             | Self::Capacity
             | Self::HandshakeTimeout
             | Self::Protocol
             | Self::InvalidPayload
             | Self::TooBig
+            | Self::InsufficientState
             | Self::NoPong
+            | Self::TooManyRequests
+            | Self::InvalidToken
             | Self::BadRequest
+            | Self::ConnectionLimit
             | Self::ChannelLimit
             | Self::PermissionDenied => Severity::Notable,
             Self::Slow | Self::WriteTimeout | Self::Internal => Severity::Warning,

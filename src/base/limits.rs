@@ -47,6 +47,24 @@ pub struct Limits {
     pub heartbeat_text: Box<str>,
     /// `--batch-interval`: how long publications of a room are gathered.
     pub batch_interval: Duration,
+    /// `--history-size`: publications kept for a room; 0 turns history off.
+    pub history_publications_max: usize,
+    /// `--history-bytes`: payload bytes kept for a room.
+    pub history_bytes_max: usize,
+    /// `--history-ttl`: how long a publication is kept.
+    pub history_ttl: Duration,
+    /// `--history-memory`: history of all rooms together, bookkeeping included, in bytes.
+    pub history_memory_bytes_max: usize,
+    /// `--max-rooms`: rooms alive on this node.
+    pub rooms_max: usize,
+    /// `--gzip-min-size`: smallest publication that is compressed, in bytes.
+    pub gzip_bytes_min: usize,
+    /// `--duplicate-login`: what a second live connection of a user does.
+    pub duplicate_login: DuplicateLogin,
+    /// `--message-rate`: inbound messages of one connection in a second; 0 is no bound.
+    pub message_rate: u32,
+    /// `--message-burst`: how many of them may come at once.
+    pub message_burst: u32,
     /// How long a connection may linger after its close frame.
     pub close_linger: Duration,
     /// Jobs waiting for one worker.
@@ -76,6 +94,15 @@ impl Default for Limits {
             heartbeat_interval: None,
             heartbeat_text: "heartbeat".into(),
             batch_interval: Duration::ZERO,
+            history_publications_max: 1000,
+            history_bytes_max: 1 << 20,
+            history_ttl: Duration::from_secs(3600),
+            history_memory_bytes_max: 256 << 20,
+            rooms_max: 100_000,
+            gzip_bytes_min: 256,
+            duplicate_login: DuplicateLogin::Allow,
+            message_rate: 0,
+            message_burst: 0,
             close_linger: Duration::from_secs(3),
             jobs_max: 4096,
             effects_max: 4096,
@@ -90,6 +117,17 @@ pub enum Delivery {
     Reliable,
     /// Publications may be skipped, counted.
     Lossy,
+}
+
+/// What a second live connection of one user id does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuplicateLogin {
+    /// It lives beside the first.
+    Allow,
+    /// It takes the first one's place, which is closed 3504.
+    Replace,
+    /// It is refused, 409 or 3504.
+    Refuse,
 }
 
 /// A rule between bounds that does not hold.
@@ -164,6 +202,7 @@ impl Limits {
             ("--max-rooms-per-connection", self.rooms_per_connection_max),
             ("--inbound-queue", self.inbound_messages_max),
             ("--outbound-queue", self.outbound_publications_max),
+            ("--max-rooms", self.rooms_max),
         ] {
             if value == 0 {
                 return Err(error(option, value, "must be at least 1".into()));
@@ -176,6 +215,58 @@ impl Limits {
                     format!("must be at most {}", Self::BYTES_CEILING),
                 ));
             }
+        }
+        for (option, value) in [
+            ("--history-size", self.history_publications_max),
+            ("--message-rate", self.message_rate as usize),
+            ("--message-burst", self.message_burst as usize),
+        ] {
+            if value > Self::BYTES_CEILING {
+                return Err(error(
+                    option,
+                    value,
+                    format!("must be at most {}", Self::BYTES_CEILING),
+                ));
+            }
+        }
+        if self.message_rate > 0 && self.message_burst == 0 {
+            return Err(error(
+                "--message-burst",
+                self.message_burst,
+                "must be at least 1 where --message-rate is set".into(),
+            ));
+        }
+        self.check_history()
+    }
+
+    /// Where history is off, its other bounds mean nothing and are not looked at.
+    fn check_history(&self) -> Result<(), LimitError> {
+        if self.history_publications_max == 0 {
+            return Ok(());
+        }
+        if self.history_bytes_max == 0 || self.history_bytes_max > Self::BYTES_CEILING {
+            return Err(error(
+                "--history-bytes",
+                self.history_bytes_max,
+                "must be between 1 byte and 1GiB".into(),
+            ));
+        }
+        if self.history_memory_bytes_max < self.history_bytes_max {
+            return Err(error(
+                "--history-memory",
+                self.history_memory_bytes_max,
+                format!(
+                    "must be at least --history-bytes, which is {}",
+                    self.history_bytes_max
+                ),
+            ));
+        }
+        if self.history_ttl < Duration::from_secs(1) {
+            return Err(error(
+                "--history-ttl",
+                format!("{:?}", self.history_ttl),
+                "must be at least 1s".into(),
+            ));
         }
         Ok(())
     }
@@ -306,11 +397,54 @@ mod tests {
             refused(|l| l.pong_timeout = Duration::from_secs(54)),
             "--pong-timeout"
         );
-        let limits = Limits {
-            ping_interval: None,
-            pong_timeout: Duration::from_secs(1),
-            ..Limits::default()
-        };
-        assert_eq!(limits.check(), Ok(()));
+        assert_eq!(refused(|l| l.rooms_max = 0), "--max-rooms");
+        assert_eq!(
+            refused(|l| l.history_publications_max = (1 << 30) + 1),
+            "--history-size"
+        );
+        assert_eq!(refused(|l| l.history_bytes_max = 0), "--history-bytes");
+        assert_eq!(
+            refused(|l| l.history_bytes_max = (1 << 30) + 1),
+            "--history-bytes"
+        );
+        assert_eq!(
+            refused(|l| l.history_memory_bytes_max = (1 << 20) - 1),
+            "--history-memory"
+        );
+        assert_eq!(
+            refused(|l| l.history_ttl = Duration::from_millis(999)),
+            "--history-ttl"
+        );
+        assert_eq!(refused(|l| l.message_rate = 1), "--message-burst");
+        assert_eq!(refused(|l| l.message_rate = u32::MAX), "--message-rate");
+    }
+
+    #[test]
+    fn the_other_side_of_each_rule_holds() {
+        for limits in [
+            Limits {
+                ping_interval: None,
+                pong_timeout: Duration::from_secs(1),
+                ..Limits::default()
+            },
+            Limits {
+                history_bytes_max: 1 << 30,
+                history_memory_bytes_max: 1 << 30,
+                history_ttl: Duration::from_secs(1),
+                rooms_max: 1,
+                message_rate: 1,
+                message_burst: 1,
+                ..Limits::default()
+            },
+            Limits {
+                history_publications_max: 0,
+                history_bytes_max: 0,
+                history_memory_bytes_max: 0,
+                history_ttl: Duration::ZERO,
+                ..Limits::default()
+            },
+        ] {
+            assert_eq!(limits.check(), Ok(()));
+        }
     }
 }

@@ -44,6 +44,18 @@ impl AllowedOrigins {
     }
 }
 
+impl fmt::Display for AllowedOrigins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((first, others)) = self.0.split_first() else {
+            return f.write_str("same origin");
+        };
+        fmt::Display::fmt(first, f)?;
+        others
+            .iter()
+            .try_for_each(|pattern| write!(f, ", {pattern}"))
+    }
+}
+
 /// One pattern for origins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginPattern {
@@ -67,6 +79,25 @@ pub enum OriginPattern {
         /// The port of the origin.
         port: u16,
     },
+}
+
+impl fmt::Display for OriginPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, star, host, port) = match self {
+            Self::Any => return f.write_str("*"),
+            Self::Exact { scheme, host, port } => (scheme, "", host, port),
+            Self::Below {
+                scheme,
+                domain,
+                port,
+            } => (scheme, "*.", domain, port),
+        };
+        let scheme = match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        write!(f, "{scheme}://{star}{host}:{port}")
+    }
 }
 
 impl OriginPattern {

@@ -31,6 +31,21 @@ impl Epoch {
     /// Longest epoch, in bytes.
     pub const BYTES_MAX: usize = 16;
 
+    /// Checks an epoch that somebody else wrote.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let is_good = (1..=Self::BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_good.then(|| {
+            let mut bytes = [0; Self::BYTES_MAX];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            Self {
+                text: bytes,
+                len: text.len() as u8,
+            }
+        })
+    }
+
     /// Spells a number in letters and digits; different numbers give different epochs.
     #[must_use]
     pub fn from_number(mut number: u64) -> Self {
@@ -79,6 +94,19 @@ pub struct Position {
     pub epoch: Epoch,
     /// The last publication seen.
     pub offset: Offset,
+}
+
+/// From where a member wants to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From now on.
+    Now,
+    /// After a position.
+    Position(Position),
+    /// After a time, in milliseconds since 1970.
+    Time(u64),
+    /// The newest so many first.
+    Last(u64),
 }
 
 #[cfg(test)]

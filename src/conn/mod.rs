@@ -17,6 +17,7 @@
 
 pub mod heartbeat;
 pub mod pressure;
+pub mod quota;
 mod reading;
 pub mod send_queue;
 mod writing;
@@ -25,9 +26,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::heartbeat::Heartbeat;
+use self::quota::Quota;
 use self::send_queue::SendQueue;
 pub use self::writing::AfterDrain;
-use crate::base::{CloseReason, ConnId, Limits, RoomName, UserId};
+use crate::base::{CloseReason, ConnId, Limits, Offset, RoomName, Since, UserId};
 use crate::wire::raw::WireForm;
 use crate::wire::websocket::{Inbound, InputEnd};
 
@@ -83,7 +85,7 @@ enum Phase {
     Joining {
         open: Box<Open>,
         /// Rooms that no worker has been asked for, the next one last.
-        unasked: Vec<RoomName>,
+        unasked: Vec<(RoomName, Since)>,
         /// Rooms not joined, the unasked included.
         pending: usize,
         deadline: Instant,
@@ -112,6 +114,25 @@ pub struct Open {
     pub input_end: Option<InputEnd>,
     /// Its clockwork.
     pub heartbeat: Heartbeat,
+    /// Rooms it has to catch up with before it is a live member, the next one last.
+    pub missed: Vec<Missed>,
+    /// How it must be closed as soon as it is open.
+    pub doom: Option<CloseReason>,
+    /// How many messages it may send.
+    pub quota: Quota,
+    /// When its token runs out.
+    pub expires_at: Option<Instant>,
+}
+
+/// A room that a connection has to catch up with.
+#[derive(Clone, Debug)]
+pub struct Missed {
+    /// The room.
+    pub room: RoomName,
+    /// The last publication that the connection was given.
+    pub after: Offset,
+    /// Whether the next part was asked for.
+    pub is_asked: bool,
 }
 
 /// What the messages of a WebSocket are for.
@@ -173,6 +194,10 @@ struct InFlight {
 struct Flags {
     /// Its socket refused bytes and has not become writable since.
     is_blocked: bool,
+    /// It has rooms to catch up with.
+    is_catching_up: bool,
+    /// It is a browser's, which cannot see the status of a refusal.
+    is_browser: bool,
     /// It is in the hub's list of connections to write to.
     is_dirty: bool,
     /// The shell was told to stop reading.
@@ -281,7 +306,7 @@ impl Connection {
     }
 
     /// Moves on to joining `rooms`.
-    pub fn start_joining(&mut self, now: Instant, open: Open, rooms: Vec<RoomName>) {
+    pub fn start_joining(&mut self, now: Instant, open: Open, rooms: Vec<(RoomName, Since)>) {
         // The time for the handshake goes on.
         let deadline = match &self.phase {
             Phase::Head { deadline, .. } => *deadline,
@@ -297,21 +322,22 @@ impl Connection {
         };
     }
 
-    /// Takes the next room that a worker is to be asked for, and how the member will receive.
-    pub fn next_room_to_join(&mut self) -> Option<(RoomName, WireForm)> {
+    /// Takes the next room that a worker is to be asked for, and how and from where the member will
+    /// receive.
+    pub fn next_room_to_join(&mut self) -> Option<(RoomName, Since, WireForm)> {
         let Phase::Joining { open, unasked, .. } = &mut self.phase else {
             return None;
         };
         let Purpose::Rooms { form, .. } = open.purpose else {
             return None;
         };
-        unasked.pop().map(|room| (room, form))
+        unasked.pop().map(|(room, since)| (room, since, form))
     }
 
     /// Puts back a room that could not be asked for.
-    pub fn put_back_room_to_join(&mut self, room: RoomName) {
+    pub fn put_back_room_to_join(&mut self, room: RoomName, since: Since) {
         if let Phase::Joining { unasked, .. } = &mut self.phase {
-            unasked.push(room);
+            unasked.push((room, since));
         }
     }
 
@@ -393,6 +419,60 @@ impl Connection {
         }
     }
 
+    /// A room was joined, and the connection has to catch up with it. If it `is_doomed` it will be
+    /// closed instead as soon as it is open.
+    pub fn add_missed(&mut self, missed: Missed, is_doomed: bool) {
+        if let Phase::Joining { open, .. } = &mut self.phase {
+            open.missed.insert(0, missed);
+            self.flags.is_catching_up = true;
+            if is_doomed {
+                open.doom = Some(CloseReason::InsufficientState);
+            }
+        }
+    }
+
+    /// The next room to catch up with, while the connection is open.
+    pub fn next_missed_mut(&mut self) -> Option<&mut Missed> {
+        if !self.flags.is_catching_up {
+            return None;
+        }
+        self.open_mut()?.missed.last_mut()
+    }
+
+    /// The connection has caught up with its next room.
+    pub fn remove_next_missed(&mut self) {
+        if let Phase::Open(open) = &mut self.phase {
+            open.missed.pop();
+            self.flags.is_catching_up = !open.missed.is_empty();
+        }
+    }
+
+    /// Takes the rooms that it has not caught up with.
+    pub fn take_missed(&mut self) -> Vec<Missed> {
+        self.flags.is_catching_up = false;
+        match &mut self.phase {
+            Phase::Open(open) | Phase::Joining { open, .. } => std::mem::take(&mut open.missed),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it has rooms to catch up with.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.flags.is_catching_up
+    }
+
+    /// Remembers that its request came from a page.
+    pub fn set_browser(&mut self) {
+        self.flags.is_browser = true;
+    }
+
+    /// Whether its request came from a page.
+    #[must_use]
+    pub fn is_browser(&self) -> bool {
+        self.flags.is_browser
+    }
+
     /// What it is for, while it is joining or open.
     #[must_use]
     pub fn purpose(&self) -> Option<&Purpose> {
@@ -458,7 +538,7 @@ impl Connection {
             | Phase::Closing { deadline, .. } => Some(*deadline),
             Phase::Open(open) => {
                 let write = self.stalled_since.map(|since| since + limits.write_timeout);
-                [write, open.heartbeat.next_deadline(limits)]
+                [write, open.heartbeat.next_deadline(limits), open.expires_at]
                     .into_iter()
                     .flatten()
                     .min()

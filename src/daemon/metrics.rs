@@ -73,6 +73,11 @@ pub(super) fn render(hub: &HubCounters, turns: LoopCounters) -> String {
         "Times that a connection was not read.",
         hub.reads_paused,
     )
+    .counter(
+        "replayed_total",
+        "Publications given to members that had missed them.",
+        hub.replayed,
+    )
     .counter("loop_turns_total", "Turns of the loop.", turns.turns)
     .counter(
         "log_lines_dropped_total",

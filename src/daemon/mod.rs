@@ -12,9 +12,9 @@ use std::io;
 use std::sync::Arc;
 
 use self::crews::{Inline, Threads};
-use crate::base::Limits;
+use crate::base::RoomBudget;
 use crate::clock;
-use crate::hub::Hub;
+use crate::hub::{Gate, Hub};
 use crate::net::{Control, Crew, EventLoop, Listener, control};
 use crate::ops::config::Config;
 use crate::ops::{file_limit, signal};
@@ -31,18 +31,12 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
         admin_listen,
         allowed_origins,
         workers,
+        token_secret,
         mut limits,
         ..
     } = config;
     if let Some(warning) = file_limit::raise_and_fit(&mut limits) {
         log::warn!("{warning}");
-    }
-    let mut listeners = Vec::new();
-    for address in listen {
-        listeners.push(open(address, false)?);
-    }
-    if let Some(address) = admin_listen {
-        listeners.push(open(address, true)?);
     }
     let poll = mio::Poll::new()?;
     let waker = Arc::new(mio::Waker::new(
@@ -50,22 +44,33 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
         EventLoop::<Inline>::WAKER,
     )?);
     let (handle, orders) = control(Arc::clone(&waker));
+    // Before the first line says that somebody listens: whoever reads it may send a signal.
     watch_signals(handle)?;
-    let start = clock::read().instant;
-    let hub = Hub::new(
-        limits.clone(),
-        allowed_origins,
-        workers.max(1),
-        start,
-        random(),
-    );
+    let mut listeners = Vec::new();
+    for address in listen {
+        listeners.push(open(address, false)?);
+    }
+    if let Some(address) = admin_listen {
+        listeners.push(open(address, true)?);
+    }
+    let start = clock::read();
+    let budget = RoomBudget::new(limits.rooms_max);
+    let gate = Gate {
+        origins: allowed_origins,
+        token_secret,
+    };
+    let seed = random();
+    let hub = Hub::new(limits.clone(), gate, workers.max(1), start.instant, seed);
     let metrics = Box::new(metrics::render);
     if workers == 0 {
-        let crew = Inline::new(shard(&limits), limits.jobs_max);
+        let shard = RoomShard::new(&limits, 1, budget, start, random());
+        let crew = Inline::new(shard, limits.jobs_max);
         EventLoop::new(poll, hub, crew, listeners, orders, metrics)?.run()?;
     } else {
         let (effects, mailbox) = mailbox(limits.effects_max, waker);
-        let shards = (0..workers).map(|_| shard(&limits)).collect();
+        let shards = (0..workers)
+            .map(|_| RoomShard::new(&limits, workers, budget.clone(), start, random()))
+            .collect();
         let pool = Pool::start(shards, limits.jobs_max, &effects)?;
         // The pool's threads hold the only senders left, so that they end with the mailbox.
         drop(effects);
@@ -87,10 +92,6 @@ fn open(address: std::net::SocketAddr, is_admin: bool) -> Result<Listener, Box<d
 
 fn watch_signals(control: Control) -> io::Result<()> {
     signal::watch(move || control.stop())
-}
-
-fn shard(limits: &Limits) -> RoomShard {
-    RoomShard::new(limits, random())
 }
 
 /// A number that differs from run to run: the standard library seeds its hash maps from the

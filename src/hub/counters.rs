@@ -37,6 +37,8 @@ pub struct HubCounters {
     pub dropped_from_queues: u64,
     /// Times that reading of a connection was paused.
     pub reads_paused: u64,
+    /// Publications given to members that had missed them.
+    pub replayed: u64,
 }
 
 impl Default for HubCounters {
@@ -57,6 +59,7 @@ impl Default for HubCounters {
             skipped: 0,
             dropped_from_queues: 0,
             reads_paused: 0,
+            replayed: 0,
         }
     }
 }

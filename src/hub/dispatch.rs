@@ -1,13 +1,10 @@
 //! From messages to jobs, and from effects back to connections.
 
-use std::sync::Arc;
-
-use super::{Hub, mark_dirty};
-use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
+use super::replay::Joined;
+use super::{Hub, bound, mark_dirty};
+use crate::base::{CloseReason, ConnId, Now};
 use crate::conn::Purpose;
 use crate::exchange::{Effect, Job};
-use crate::wire::frame::Frames;
-use crate::wire::raw::WireForm;
 use crate::wire::websocket::InputEnd;
 
 impl<S> Hub<S> {
@@ -33,9 +30,38 @@ impl<S> Hub<S> {
                 room,
                 form,
                 offset,
+                after,
+                is_incomplete,
                 frames,
             } => {
-                self.joined(now, conn, &room, form, offset, frames);
+                let joined = Joined {
+                    room,
+                    form,
+                    offset,
+                    after,
+                    is_incomplete,
+                    frames,
+                };
+                self.joined(now, conn, joined);
+                1
+            }
+            Effect::JoinRefused { conn } => {
+                self.refuse_joining(now, conn, CloseReason::ChannelLimit);
+                1
+            }
+            Effect::Replayed {
+                conn,
+                room,
+                frames,
+                outcome,
+                ..
+            } => {
+                self.replayed(now, conn, &room, frames, outcome);
+                1
+            }
+            Effect::PublishRefused { origin } => {
+                self.answered(now, origin.conn, origin.payload_bytes as usize);
+                self.close(now, origin.conn, CloseReason::ChannelLimit);
                 1
             }
         }
@@ -50,6 +76,7 @@ impl<S> Hub<S> {
         if entry.conn.is_joining() {
             self.ask_for_rooms(id);
         } else {
+            self.catch_up(id);
             self.read_messages(now, id, MESSAGES_PER_TURN_IN_LINE);
             self.resume(id);
         }
@@ -62,22 +89,21 @@ impl<S> Hub<S> {
             return;
         };
         let conn = &mut entry.conn;
-        while let Some((room, form)) = conn.next_room_to_join() {
+        while let Some((room, since, form)) = conn.next_room_to_join() {
             let worker = self.jobs.worker_of(&room);
             if !self.jobs.has_credit(worker) {
-                conn.put_back_room_to_join(room);
+                conn.put_back_room_to_join(room, since);
                 conn.set_awaits_worker(true);
                 self.jobs.wait(worker, id);
                 return;
             }
-            self.jobs.push(
-                worker,
-                Job::Subscribe {
-                    conn: id,
-                    room,
-                    form,
-                },
-            );
+            let job = Job::Subscribe {
+                conn: id,
+                room,
+                form,
+                since,
+            };
+            self.jobs.push(worker, job);
         }
     }
 
@@ -111,6 +137,10 @@ impl<S> Hub<S> {
                 }
             };
             taken += 1;
+            if !open.quota.take(now.instant, &self.limits) {
+                open.input_end = Some(InputEnd::Failed(CloseReason::TooManyRequests));
+                break;
+            }
             let payload_bytes = payload.bytes().len();
             let (worker, job) = match &open.purpose {
                 Purpose::Echo { worker } => (*worker, Job::Echo { conn: id, payload }),
@@ -158,61 +188,37 @@ impl<S> Hub<S> {
         }
     }
 
-    fn joined(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        room: &RoomName,
-        form: WireForm,
-        offset: Offset,
-        frames: Option<Arc<Frames>>,
-    ) {
-        let wants = self
-            .table
-            .get_mut(id)
-            .filter(|entry| entry.conn.is_joining())
-            .and_then(|entry| match entry.conn.purpose() {
-                Some(Purpose::Rooms { form, echo, .. }) => Some((*form, *echo)),
-                _ => None,
-            });
-        let Some(wants) = wants else {
-            // It died meanwhile; the shard must not count it for ever.
-            let room_left = room.clone();
-            self.jobs.push_leave(
-                room,
-                Job::Unsubscribe {
-                    room: room_left,
-                    form,
-                },
-            );
-            return;
-        };
-        let limits = &self.limits;
-        self.members.join(room, id.slot, wants, offset, || {
-            limits.delivery(room.as_str())
-        });
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let conn = &mut entry.conn;
-        if let Some(frames) = frames {
-            conn.queue.push_whole(&frames);
-        }
-        if conn.note_joined() {
-            self.open_up(now, id);
-        }
-    }
-
     /// The WebSocket begins: what is queued may go out, what came behind the head is read.
     pub(super) fn open_up(&mut self, now: Now, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         entry.conn.open_up();
+        let doom = entry.conn.open().and_then(|open| open.doom);
+        let replaced = match entry.conn.purpose() {
+            Some(Purpose::Rooms {
+                user: Some(user), ..
+            }) => self.logins.open(user, id),
+            _ => None,
+        };
         self.counters.upgrades += 1;
         self.wheel.cancel(id.slot);
         self.arm(id);
+        if let Some(before) = replaced {
+            self.close(now, before, CloseReason::ConnectionLimit);
+        }
+        if let Some(reason) = doom {
+            self.close(now, id, reason);
+            return;
+        }
+        self.catch_up(id);
         self.read_messages(now, id, usize::MAX);
+        if let Some(entry) = self.table.get_mut(id)
+            && entry.conn.queue.level().is_half_of(bound(&self.limits))
+        {
+            // What was published while it was joining has waited for this moment.
+            self.raise_flush_barrier();
+        }
         self.resume(id);
     }
 }

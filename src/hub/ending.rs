@@ -1,7 +1,9 @@
 //! The way out: from a reason to a close frame, to silence, to the reaper.
 
+use std::time::Instant;
+
 use super::{Hub, mark_dirty};
-use crate::base::{CloseReason, ConnId, Now};
+use crate::base::{CloseReason, ConnId, Now, RoomName};
 use crate::conn::heartbeat::Due;
 use crate::conn::{HeadTimeout, Purpose};
 use crate::exchange::Job;
@@ -28,13 +30,10 @@ impl<S> Hub<S> {
             // A response on its way goes out first; its deadline bounds it.
             return;
         };
-        let is_json = matches!(
-            open.purpose,
-            Purpose::Rooms {
-                form: WireForm::Json,
-                ..
-            }
-        );
+        let is_json = match &open.purpose {
+            Purpose::Rooms { form, .. } => form.is_json(),
+            Purpose::Echo { .. } => false,
+        };
         let mut deadline = now.instant + self.limits.close_linger;
         if matches!(reason, CloseReason::Slow | CloseReason::WriteTimeout) {
             // What it cannot take is not kept for it. It gets the time of a write to come to the
@@ -48,8 +47,7 @@ impl<S> Hub<S> {
             conn.queue.push_whole(&raw::closing(code, reason));
         }
         conn.queue.push_close(frame::close(code, reason.text()));
-        conn.start_closing(reason, deadline, false);
-        self.after_start_of_closing(id);
+        self.start_closing(id, reason, deadline, false);
     }
 
     /// Acts on the end of the input: for an echo once everything before it is answered, otherwise
@@ -74,8 +72,7 @@ impl<S> Hub<S> {
                 }
                 conn.queue.push_close(echo.into());
                 let deadline = now.instant + self.limits.close_linger;
-                conn.start_closing(CloseReason::Normal, deadline, true);
-                self.after_start_of_closing(id);
+                self.start_closing(id, CloseReason::Normal, deadline, true);
             }
         }
     }
@@ -85,8 +82,13 @@ impl<S> Hub<S> {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        if entry.conn.end(reason) {
-            self.leave_rooms(id);
+        if entry.conn.closed_reason().is_some() {
+            return;
+        }
+        self.leave_rooms(id);
+        if let Some(entry) = self.table.get_mut(id)
+            && entry.conn.end(reason)
+        {
             self.wheel.cancel(id.slot);
             self.closed.push_back(id);
         }
@@ -138,6 +140,11 @@ impl<S> Hub<S> {
             self.close(now, id, CloseReason::WriteTimeout);
             return;
         }
+        let expires_at = conn.open().and_then(|open| open.expires_at);
+        if expires_at.is_some_and(|expiry| expiry <= now.instant) {
+            self.close(now, id, CloseReason::ConnectionExpired);
+            return;
+        }
         let is_reading = conn.is_reading(&self.limits);
         loop {
             let Some((open, queue)) = conn.open_and_queue() else {
@@ -158,14 +165,14 @@ impl<S> Hub<S> {
                     if !queue.is_empty() {
                         continue;
                     }
-                    match form {
-                        WireForm::Raw => queue.push_whole(&self.heartbeat),
-                        WireForm::Json => {
-                            let rooms = self.members.rooms_of(id.slot).map(|(room, _)| {
-                                (room.name(), room.offset(), room.members().len())
-                            });
-                            queue.push_whole(&raw::heartbeat(now.unix_ms, rooms));
-                        }
+                    if form.is_json() {
+                        let rooms = self
+                            .members
+                            .rooms_of(id.slot)
+                            .map(|(room, _)| (room.name(), room.offset(), room.members().len()));
+                        queue.push_whole(&raw::heartbeat(now.unix_ms, rooms));
+                    } else {
+                        queue.push_whole(&self.heartbeat);
                     }
                 }
                 // Its answer may lie in the kernel, where a stalled loop has left it: read once
@@ -180,24 +187,46 @@ impl<S> Hub<S> {
         mark_dirty(conn, &mut self.dirty);
     }
 
-    pub(super) fn after_start_of_closing(&mut self, id: ConnId) {
+    /// Moves on to closing; the close frame is queued. `is_heard` when the peer has closed too.
+    pub(super) fn start_closing(
+        &mut self,
+        id: ConnId,
+        reason: CloseReason,
+        deadline: Instant,
+        is_heard: bool,
+    ) {
         self.leave_rooms(id);
-        self.arm(id);
         if let Some(entry) = self.table.get_mut(id) {
+            entry.conn.start_closing(reason, deadline, is_heard);
             mark_dirty(&mut entry.conn, &mut self.dirty);
         }
+        self.arm(id);
         self.resume(id);
     }
 
     pub(super) fn leave_rooms(&mut self, id: ConnId) {
         while let Some((room, form)) = self.members.leave_one(id.slot) {
-            self.jobs.push_leave(
-                &room,
-                Job::Unsubscribe {
-                    room: room.clone(),
-                    form,
-                },
-            );
+            self.leave(room, form);
         }
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let Some(Purpose::Rooms { form, user, .. }) = entry.conn.purpose() else {
+            return;
+        };
+        let form = *form;
+        if let Some(user) = user {
+            self.logins.leave(user, id);
+        }
+        for missed in entry.conn.take_missed() {
+            self.leave(missed.room, form);
+        }
+    }
+
+    /// Tells a room's shard that it has a member less.
+    pub(super) fn leave(&mut self, room: RoomName, form: WireForm) {
+        let worker = self.jobs.worker_of(&room);
+        self.jobs
+            .push_leave(worker, Job::Unsubscribe { room, form });
     }
 }

@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use super::{Hub, mark_dirty};
-use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName};
+use super::{Hub, bound, mark_dirty};
+use crate::base::{CloseReason, ConnId, Delivery, Now, RoomName};
 use crate::conn::Connection;
 use crate::conn::pressure::{Level, Verdict, judge};
 use crate::exchange::Broadcast;
 use crate::room::members::Member;
 use crate::wire::frame::Frames;
-use crate::wire::raw::{self, WireForm};
+use crate::wire::raw;
 
 /// What became of publications that a member was offered.
 enum Offer {
@@ -100,7 +100,7 @@ impl<S> Hub<S> {
         let conn = &mut entry.conn;
         self.members.take_skips(id.slot, |room, skipped, form| {
             // A raw member cannot be told in band; its count stands in the log and the metrics.
-            if form == WireForm::Json {
+            if form.is_json() {
                 conn.queue
                     .push_whole(&raw::skipped(room, u64::from(skipped)));
             }
@@ -150,7 +150,7 @@ fn offer(
             Offer::Skipped(count)
         }
         Verdict::Keep => {
-            if member.skipped > 0 && member.form == WireForm::Json {
+            if member.skipped > 0 && member.form.is_json() {
                 let skipped = u64::from(std::mem::take(&mut member.skipped));
                 conn.queue.push_whole(&raw::skipped(room, skipped));
             }
@@ -158,12 +158,5 @@ fn offer(
             conn.traffic.deliveries += count as u64;
             Offer::Kept(count)
         }
-    }
-}
-
-fn bound(limits: &Limits) -> Level {
-    Level {
-        bytes: limits.outbound_bytes_max,
-        publications: limits.outbound_publications_max,
     }
 }

@@ -76,8 +76,7 @@ impl Jobs {
     }
 
     /// Adds a leave, which waits if it must.
-    pub(super) fn push_leave(&mut self, room: &RoomName, job: Job) {
-        let worker = self.worker_of(room);
+    pub(super) fn push_leave(&mut self, worker: usize, job: Job) {
         let lane = &mut self.workers[worker];
         if lane.credits > 0 && lane.leaves.is_empty() {
             lane.promise(&mut self.ready, worker, job);

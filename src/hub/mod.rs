@@ -14,7 +14,7 @@
 //! - Members are connections that are joining or open.
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
-//! `requests` says what HTTP gets, `dispatch` turns messages into jobs and takes effects, `fanout`
+//! `requests` says what HTTP gets, `replay` gives a member what it missed, `dispatch` turns messages into jobs and takes effects, `fanout`
 //! fills send queues, `ending` is the way out.
 
 mod admission;
@@ -23,6 +23,8 @@ mod dispatch;
 mod ending;
 mod fanout;
 mod jobs;
+mod logins;
+mod replay;
 mod requests;
 mod table;
 
@@ -34,8 +36,10 @@ use std::time::Instant;
 use self::admission::Admission;
 pub use self::counters::HubCounters;
 use self::jobs::Jobs;
+use self::logins::Logins;
 use self::table::Table;
-use crate::base::{AllowedOrigins, CloseReason, ConnId, Limits, Now, Prng};
+use crate::base::{AllowedOrigins, CloseReason, ConnId, Limits, Now, Prng, Secret};
+use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
 use crate::conn::{AfterDrain, Connection, Traffic};
 use crate::exchange::Job;
@@ -46,11 +50,12 @@ use crate::wire::frame::{Frames, PayloadKind};
 #[derive(Debug)]
 pub struct Hub<S> {
     limits: Limits,
-    origins: AllowedOrigins,
+    gate: Gate,
     table: Table<S>,
     members: Members,
     wheel: crate::timer::Wheel,
     admission: Admission,
+    logins: Logins,
     jobs: Jobs,
     /// Connections with something to write, each once.
     dirty: VecDeque<ConnId>,
@@ -67,6 +72,15 @@ pub struct Hub<S> {
     /// What raw connections get as a heartbeat.
     heartbeat: Arc<Frames>,
     is_draining: bool,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    /// Pages that may connect.
+    pub origins: AllowedOrigins,
+    /// What tokens are signed with; without it nobody needs one.
+    pub token_secret: Option<Secret>,
 }
 
 /// Whether the shell may go on reading a connection.
@@ -121,21 +135,17 @@ pub struct Farewell {
 impl<S> Hub<S> {
     /// A hub without connections, for `workers` workers.
     #[must_use]
-    pub fn new(
-        limits: Limits,
-        origins: AllowedOrigins,
-        workers: usize,
-        start: Instant,
-        seed: u64,
-    ) -> Self {
+    pub fn new(limits: Limits, gate: Gate, workers: usize, start: Instant, seed: u64) -> Self {
         let heartbeat = Frames::message(PayloadKind::Text, limits.heartbeat_text.as_bytes());
+        let logins = Logins::new(limits.duplicate_login);
         Self {
             limits,
-            origins,
+            gate,
             table: Table::new(),
             members: Members::default(),
             wheel: crate::timer::Wheel::new(start),
             admission: Admission::default(),
+            logins,
             jobs: Jobs::new(workers),
             dirty: VecDeque::new(),
             flush_barrier: 0,
@@ -235,14 +245,23 @@ impl<S> Hub<S> {
         };
         self.counters.sent_bytes += bytes as u64;
         conn.note_written(now.instant, bytes, is_blocked);
+        let is_catching_up = conn.is_catching_up();
+        let mut action = SocketAction::None;
         if is_blocked {
             self.arm(id);
         } else if !conn.queue.is_empty() {
             mark_dirty(conn, &mut self.dirty);
+            if conn.queue.level().is_half_of(bound(&self.limits)) {
+                // One write was not enough, and the socket takes more.
+                self.raise_flush_barrier();
+            }
         } else {
-            return self.handle_drained(now, id);
+            action = self.handle_drained(now, id);
         }
-        SocketAction::None
+        if is_catching_up {
+            self.catch_up(id);
+        }
+        action
     }
 
     /// Time has passed: looks at up to `budget` connections that are due. Those left over are due
@@ -429,6 +448,10 @@ impl<S> Hub<S> {
             "a member without a connection"
         );
         assert_eq!(self.table.len(), self.admission.len());
+        assert!(
+            self.logins.len() <= self.table.len(),
+            "a login without a connection"
+        );
         let timers = self
             .table
             .iter()
@@ -526,5 +549,13 @@ impl<S> Hub<S> {
 fn mark_dirty(conn: &mut Connection, dirty: &mut VecDeque<ConnId>) {
     if conn.may_flush() && !conn.set_dirty(true) {
         dirty.push_back(conn.id);
+    }
+}
+
+/// How much a send queue holds.
+fn bound(limits: &Limits) -> Level {
+    Level {
+        bytes: limits.outbound_bytes_max,
+        publications: limits.outbound_publications_max,
     }
 }

@@ -1,16 +1,19 @@
 //! HTTP: which request gets what, and how one becomes a WebSocket.
 
-use http::header::{HOST, ORIGIN};
+use std::time::{Duration, Instant};
+
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderName, Method, Request, StatusCode};
 
 use super::{Hub, mark_dirty};
-use crate::auth;
-use crate::base::{CloseReason, ConnId, Now, RoomName};
+use crate::auth::{self, Grants};
+use crate::base::{CloseReason, ConnId, Now, RoomName, Since, UserId};
 use crate::conn::heartbeat::Heartbeat;
+use crate::conn::quota::Quota;
 use crate::conn::{Entrance, Open, Purpose};
 use crate::wire::frame::{self, Frames};
 use crate::wire::http::{Head, Response, has_body, has_valid_host, keeps_alive, parse_head};
-use crate::wire::raw::{QueryError, RoomRequest, parse_query};
+use crate::wire::raw::{QueryError, RoomRequest, parse_query, token_of};
 use crate::wire::upgrade;
 use crate::wire::websocket::Inbound;
 
@@ -60,6 +63,14 @@ struct Refusal {
     text: &'static str,
     /// What a browser, which cannot see the status, is closed with.
     reason: CloseReason,
+}
+
+/// Who asks for a WebSocket.
+#[derive(Debug, Default)]
+struct Identity {
+    user: Option<UserId>,
+    grants: Grants,
+    expires_at: Option<Instant>,
 }
 
 /// How the connection is to be used after an answer.
@@ -195,8 +206,13 @@ impl<S> Hub<S> {
         let host = header_text(&request, &HOST).unwrap_or_default();
         let is_foreign = origin
             .as_ref()
-            .is_some_and(|origin| !self.origins.allows(origin, &host));
+            .is_some_and(|origin| !self.gate.origins.allows(origin, &host));
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let authorization = header_text(&request, &AUTHORIZATION);
+        let bearer = authorization.as_deref().and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
         let switching = match upgrade::accept(request) {
             Ok(switching) => switching,
             Err(error) => {
@@ -206,6 +222,11 @@ impl<S> Hub<S> {
                 return self.answer(now, id, &response, rest, Manner::REFUSE);
             }
         };
+        if origin.is_some()
+            && let Some(entry) = self.table.get_mut(id)
+        {
+            entry.conn.set_browser();
+        }
         if is_foreign || self.is_draining {
             let response = if is_foreign {
                 Response::plain(StatusCode::FORBIDDEN, "this origin is not allowed\n")
@@ -215,15 +236,31 @@ impl<S> Hub<S> {
             };
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
-        let granted = match endpoint {
-            Endpoint::Echo => {
-                let worker = self.jobs.worker_of_echo(id);
-                Ok((Purpose::Echo { worker }, Vec::new()))
-            }
-            _ => self.grant(&query),
-        };
+        let identity = self.identify(now, &query, bearer);
+        let granted = identity.and_then(|identity| {
+            let granted = match endpoint {
+                Endpoint::Echo => {
+                    let worker = self.jobs.worker_of_echo(id);
+                    (Purpose::Echo { worker }, Vec::new())
+                }
+                _ => self.grant(&query, &identity)?,
+            };
+            Ok((granted, identity.expires_at))
+        });
         match granted {
-            Ok((purpose, rooms)) => {
+            Ok(((purpose, rooms), expires_at)) => {
+                if let Purpose::Rooms {
+                    user: Some(user), ..
+                } = &purpose
+                    && !self.logins.ask(user, id)
+                {
+                    let refusal = Refusal {
+                        status: StatusCode::CONFLICT,
+                        text: "this user is connected already\n",
+                        reason: CloseReason::ConnectionLimit,
+                    };
+                    return self.refuse(now, id, &refusal, origin.is_some(), (switching, rest));
+                }
                 let mut inbound = Inbound::default();
                 if !rest.is_empty() {
                     inbound.feed(&rest, self.limits.message_bytes_max);
@@ -234,43 +271,97 @@ impl<S> Hub<S> {
                     purpose,
                     input_end: None,
                     heartbeat,
+                    missed: Vec::new(),
+                    doom: None,
+                    quota: Quota::new(now.instant),
+                    expires_at,
                 };
                 self.join(now, id, open, rooms, switching);
             }
-            Err(refusal) if origin.is_some() => self.refuse_in_band(now, id, &refusal, switching),
-            Err(refusal) => {
-                let response = Response::plain(refusal.status, refusal.text);
-                self.answer(now, id, &response, rest, Manner::REFUSE);
-            }
+            Err(refusal) => self.refuse(now, id, &refusal, origin.is_some(), (switching, rest)),
         }
     }
 
+    /// Refuses an upgrade: with its status, or in band where nobody could see one.
+    fn refuse(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        refusal: &Refusal,
+        is_browser: bool,
+        (switching, rest): (Vec<u8>, Vec<u8>),
+    ) {
+        if is_browser {
+            self.refuse_in_band(now, id, refusal, switching);
+            return;
+        }
+        let mut response = Response::plain(refusal.status, refusal.text);
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            response = response.header("WWW-Authenticate", "Bearer");
+        }
+        self.answer(now, id, &response, rest, Manner::REFUSE);
+    }
+
+    /// Who asks, and what that user may do. Without a secret, everybody is who they say they are.
+    fn identify(&self, now: Now, query: &str, bearer: Option<&str>) -> Result<Identity, Refusal> {
+        let Some(secret) = &self.gate.token_secret else {
+            return Ok(Identity::default());
+        };
+        let token = bearer.map(str::to_owned).or_else(|| token_of(query));
+        let claims = token.and_then(|token| {
+            // A signature over at most 4 KiB, some microseconds, once a connection.
+            auth::token::verify(secret, &token, now.unix_ms / 1000).ok()
+        });
+        let claims = claims.ok_or(Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            text: "a valid token is needed\n",
+            reason: CloseReason::InvalidToken,
+        })?;
+        let left = claims
+            .expires_unix_s
+            .map(|expiry| Duration::from_millis((expiry * 1000).saturating_sub(now.unix_ms)));
+        Ok(Identity {
+            user: Some(claims.user),
+            grants: claims.grants,
+            expires_at: left.and_then(|left| now.instant.checked_add(left)),
+        })
+    }
+
     /// What a query for rooms may have.
-    fn grant(&self, query: &str) -> Result<(Purpose, Vec<RoomName>), Refusal> {
+    fn grant(
+        &self,
+        query: &str,
+        identity: &Identity,
+    ) -> Result<(Purpose, Vec<(RoomName, Since)>), Refusal> {
         let RoomRequest {
             rooms,
             user,
             target,
             form,
             echo,
-        } = parse_query(query, self.limits.rooms_per_connection_max).map_err(
-            |error| match error {
-                QueryError::Bad(text) => Refusal {
-                    status: StatusCode::BAD_REQUEST,
-                    text,
-                    reason: CloseReason::BadRequest,
-                },
-                QueryError::TooManyRooms => Refusal {
-                    status: StatusCode::BAD_REQUEST,
-                    text: "too many rooms for one connection\n",
-                    reason: CloseReason::ChannelLimit,
-                },
+            since,
+        } = parse_query(
+            query,
+            self.limits.rooms_per_connection_max,
+            identity.user.clone(),
+        )
+        .map_err(|error| match error {
+            QueryError::Bad(text) => Refusal {
+                status: StatusCode::BAD_REQUEST,
+                text,
+                reason: CloseReason::BadRequest,
             },
-        )?;
-        if rooms
-            .iter()
-            .any(|room| !auth::may_join(user.as_ref(), room))
-        {
+            QueryError::TooManyRooms => Refusal {
+                status: StatusCode::BAD_REQUEST,
+                text: "too many rooms for one connection\n",
+                reason: CloseReason::ChannelLimit,
+            },
+        })?;
+        let grants = &identity.grants;
+        let is_closed = |room: &RoomName| !grants.may_join(user.as_ref(), room);
+        // What it may not publish to it can still be a member of; sending is refused when it comes.
+        let target = target.filter(|room| grants.may_publish(user.as_ref(), room));
+        if rooms.iter().any(is_closed) {
             return Err(Refusal {
                 status: StatusCode::FORBIDDEN,
                 text: "a room is not open to this user\n",
@@ -281,20 +372,25 @@ impl<S> Hub<S> {
             let worker = self.jobs.worker_of(&room);
             (room, worker)
         });
-        Ok((
-            Purpose::Rooms {
-                target,
-                user,
-                form,
-                echo,
-            },
-            rooms,
-        ))
+        let purpose = Purpose::Rooms {
+            target,
+            user,
+            form,
+            echo,
+        };
+        Ok((purpose, rooms.into_iter().zip(since).collect()))
     }
 
     /// Queues the 101 and asks the workers for every room; the 101 leaves when all are joined, so
     /// that whoever sees it is a member already, and a refusal can still take its place.
-    fn join(&mut self, now: Now, id: ConnId, open: Open, rooms: Vec<RoomName>, switching: Vec<u8>) {
+    fn join(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        open: Open,
+        rooms: Vec<(RoomName, Since)>,
+        switching: Vec<u8>,
+    ) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -312,25 +408,39 @@ impl<S> Hub<S> {
 
     /// Grants the upgrade only to close it: the one way to tell a browser why.
     fn refuse_in_band(&mut self, now: Now, id: ConnId, refusal: &Refusal, switching: Vec<u8>) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.conn.queue.push_preamble(switching);
+        }
+        self.close_preamble(now, id, refusal.reason);
+    }
+
+    /// Sends the 101 that is queued, and a close frame behind it.
+    fn close_preamble(&mut self, now: Now, id: ConnId, reason: CloseReason) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let conn = &mut entry.conn;
-        conn.queue.push_preamble(switching);
-        if let Some(code) = refusal.reason.code() {
-            conn.queue
-                .push_close(frame::close(code, refusal.reason.text()));
+        if let Some(code) = reason.code() {
+            let frame = frame::close(code, reason.text());
+            entry.conn.queue.push_close(frame);
         }
         let deadline = now.instant + self.limits.close_linger;
-        conn.start_closing(refusal.reason, deadline, false);
-        self.after_start_of_closing(id);
+        self.start_closing(id, reason, deadline, false);
     }
 
-    /// Takes the 101 back from a connection whose rooms were not all joined.
+    /// Refuses a connection whose rooms were not all joined: the 101 is taken back, or followed by
+    /// a close frame where nobody could see a status.
     pub(super) fn refuse_joining(&mut self, now: Now, id: ConnId, reason: CloseReason) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
+        if !entry.conn.is_joining() {
+            return;
+        }
+        if entry.conn.is_browser() && reason.code().is_some() {
+            entry.conn.queue.drop_backlog();
+            self.close_preamble(now, id, reason);
+            return;
+        }
         entry.conn.queue.clear();
         self.leave_rooms(id);
         let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")

@@ -12,13 +12,16 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use clap::builder::{ArgAction, PossibleValuesParser, Resettable, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
+
+use crate::base::DuplicateLogin;
 
 /// A value whose option can be turned off. (The derive macro would read a plain `Option` as "may
 /// be absent".)
@@ -44,8 +47,8 @@ pub struct Cli {
     )]
     pub listen: Vec<String>,
 
-    /// Listener for health checks and metrics, a loopback address written as for --listen, or
-    /// "off".
+    /// Listener for the HTTP API, health checks and metrics, written as for --listen, or "off". A
+    /// loopback address.
     #[arg(
         long,
         env = "ROOMCAST_ADMIN_LISTEN",
@@ -228,6 +231,108 @@ pub struct Cli {
     )]
     pub batch_interval: Duration,
 
+    /// Publications kept for each room, for members who come back; 0 or "off" turns history off.
+    /// Memory: one kept publication costs its payload and at most 96 bytes.
+    #[arg(
+        long,
+        env = "ROOMCAST_HISTORY_SIZE",
+        value_name = "N",
+        default_value = "1000",
+        value_parser = parse_count_or_off
+    )]
+    pub history_size: usize,
+
+    /// Payload kept for each room, in bytes or with a unit, up to 1GiB; what is over it goes,
+    /// oldest first. Memory: up to this for one room, within --history-memory for all.
+    #[arg(
+        long,
+        env = "ROOMCAST_HISTORY_BYTES",
+        value_name = "SIZE",
+        default_value = "1MiB",
+        value_parser = parse_size
+    )]
+    pub history_bytes: usize,
+
+    /// Time a publication is kept, at least 1s. Memory of idle rooms is held for this long.
+    #[arg(
+        long,
+        env = "ROOMCAST_HISTORY_TTL",
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = parse_duration
+    )]
+    pub history_ttl: Duration,
+
+    /// Memory for the history of all rooms together, bookkeeping included, in bytes or with a
+    /// unit, at least --history-bytes. Over it the rooms idle longest are trimmed first.
+    #[arg(
+        long,
+        env = "ROOMCAST_HISTORY_MEMORY",
+        value_name = "SIZE",
+        default_value = "256MiB",
+        value_parser = parse_size
+    )]
+    pub history_memory: usize,
+
+    /// Rooms alive at once; a join or publication that would make one more is refused. Bounds the
+    /// memory that made-up room names can take.
+    #[arg(
+        long,
+        env = "ROOMCAST_MAX_ROOMS",
+        value_name = "N",
+        default_value = "100000",
+        value_parser = parse_count
+    )]
+    pub max_rooms: usize,
+
+    /// Smallest publication, in bytes or with a unit, that is compressed for connections with
+    /// gzip=1. Memory: a compressed copy is made once per publication and shared.
+    #[arg(
+        long,
+        env = "ROOMCAST_GZIP_MIN_SIZE",
+        value_name = "SIZE",
+        default_value = "256",
+        value_parser = parse_size
+    )]
+    pub gzip_min_size: usize,
+
+    /// What a second live connection of one user id does: live beside the first, replace it
+    /// (closed 3504), or be refused (409). With "allow", each costs a connection's memory.
+    #[arg(
+        long,
+        env = "ROOMCAST_DUPLICATE_LOGIN",
+        value_name = "RULE",
+        default_value = "allow",
+        value_parser = duplicate_login_parser()
+    )]
+    pub duplicate_login: DuplicateLogin,
+
+    /// Inbound messages of one connection in a second; over it, it is closed 3013. 0 or "off" sets
+    /// no bound. Costs no memory.
+    #[arg(
+        long,
+        env = "ROOMCAST_MESSAGE_RATE",
+        value_name = "N",
+        default_value = "0",
+        value_parser = parse_rate_or_off
+    )]
+    pub message_rate: u32,
+
+    /// Inbound messages of one connection that may come at once where --message-rate is set
+    /// [default: twice the rate]. What waits for a worker is bounded by --inbound-queue.
+    #[arg(
+        long,
+        env = "ROOMCAST_MESSAGE_BURST",
+        value_name = "N",
+        value_parser = parse_rate
+    )]
+    pub message_burst: Option<u32>,
+
+    /// File with the secret, 32 bytes or more, that signs connection tokens (HS256); one line end
+    /// at its end is ignored. When set, every connection needs a valid token.
+    #[arg(long, env = "ROOMCAST_TOKEN_SECRET_FILE", value_name = "FILE")]
+    pub token_secret_file: Option<PathBuf>,
+
     /// Least important lines that are logged; RUST_LOG wins when it is set.
     #[arg(
         long,
@@ -241,16 +346,6 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the arguments and the environment of this process. Ends the process with usage or
-    /// version on standard output and status 0, or with the error on standard error and status 2.
-    #[must_use]
-    pub fn parse_args() -> Self {
-        match Self::try_from_args(env::args_os()) {
-            Ok(cli) => cli,
-            Err(error) => error.exit(),
-        }
-    }
-
     /// Reads `args`, of which the first is the program's name, and the environment.
     ///
     /// # Errors
@@ -260,36 +355,71 @@ impl Cli {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        let mut command = Self::command().mut_args(adapt);
-        let mut matches = command.try_get_matches_from_mut(args)?;
-        let from_environment = ["listen", "allowed_origin", "lossy_room"]
-            .map(|id| matches.value_source(id) == Some(ValueSource::EnvVariable));
-        let mut cli = Self::from_matches(&mut matches, &mut command)?;
-        // clap's own delimiter would also split flags, where a comma may belong to a room name.
+        Self::try_from_command(Self::command(), args)
+    }
+
+    /// The same for a command that differs in its name or has more to say.
+    pub(super) fn try_from_command<I, T>(command: Command, args: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let (mut cli, from_environment) =
+            parse::<Self, 3, _, _>(command, args, ["listen", "allowed_origin", "lossy_room"])?;
         let lists = [
             &mut cli.listen,
             &mut cli.allowed_origin,
             &mut cli.lossy_room,
         ];
-        for (list, from_environment) in lists.into_iter().zip(from_environment) {
-            if from_environment {
-                *list = list.iter().flat_map(|text| split_list(text)).collect();
-            }
-        }
+        split_lists(lists, from_environment);
         Ok(cli)
     }
 
     /// The names of the variables that are read.
     #[must_use]
     pub fn variables() -> Vec<OsString> {
-        let command = Self::command();
-        let names = command.get_arguments().filter_map(Arg::get_env);
-        names.map(ToOwned::to_owned).collect()
+        variables(&Self::command())
     }
+}
 
-    fn from_matches(matches: &mut ArgMatches, command: &mut Command) -> Result<Self, clap::Error> {
-        Self::from_arg_matches_mut(matches).map_err(|error| error.format(command))
+/// Reads `args` and the environment with `command`, and says which of `lists` came from the
+/// environment.
+pub(super) fn parse<P, const N: usize, I, T>(
+    command: Command,
+    args: I,
+    lists: [&str; N],
+) -> Result<(P, [bool; N]), clap::Error>
+where
+    P: FromArgMatches,
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let mut command = command.mut_args(adapt);
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    let from_environment =
+        lists.map(|id| matches.value_source(id) == Some(ValueSource::EnvVariable));
+    let parsed =
+        P::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    Ok((parsed, from_environment))
+}
+
+/// Splits the lists that came from the environment at their commas. clap's own delimiter would
+/// also split flags, where a comma may belong to a room name.
+pub(super) fn split_lists<const N: usize>(
+    lists: [&mut Vec<String>; N],
+    from_environment: [bool; N],
+) {
+    for (list, from_environment) in lists.into_iter().zip(from_environment) {
+        if from_environment {
+            *list = list.iter().flat_map(|text| split_list(text)).collect();
+        }
     }
+}
+
+/// The names of the variables that `command` reads.
+pub(super) fn variables(command: &Command) -> Vec<OsString> {
+    let names = command.get_arguments().filter_map(Arg::get_env);
+    names.map(ToOwned::to_owned).collect()
 }
 
 /// What the derive macro has no words for.
@@ -300,7 +430,7 @@ fn adapt(arg: Arg) -> Arg {
     let is_empty = env::var_os(variable).is_some_and(|value| value.is_empty());
     let is_text = arg.get_action().takes_values()
         && (matches!(arg.get_action(), ArgAction::Append)
-            || matches!(arg.get_id().as_str(), "admin_listen" | "heartbeat_text"));
+            || TEXT_OPTIONS.contains(&arg.get_id().as_str()));
     // A negative number must reach its parser, which names the rule, not pass for a flag.
     let arg = arg.hide_env_values(true).allow_hyphen_values(!is_text);
     if is_empty {
@@ -309,6 +439,15 @@ fn adapt(arg: Arg) -> Arg {
         arg
     }
 }
+
+/// Options with one value that is no number; a flag after them is a flag, not their value.
+const TEXT_OPTIONS: [&str; 5] = [
+    "admin_listen",
+    "heartbeat_text",
+    "duplicate_login",
+    "token_secret_file",
+    "user",
+];
 
 fn split_list(text: &str) -> impl Iterator<Item = String> {
     text.split(',').map(|item| item.trim().to_owned())
@@ -323,6 +462,14 @@ fn default_workers() -> usize {
 fn level_parser() -> impl TypedValueParser<Value = LevelFilter> {
     PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
         .try_map(|level| level.parse::<LevelFilter>())
+}
+
+fn duplicate_login_parser() -> impl TypedValueParser<Value = DuplicateLogin> {
+    PossibleValuesParser::new(["allow", "replace", "refuse"]).map(|rule| match &*rule {
+        "replace" => DuplicateLogin::Replace,
+        "refuse" => DuplicateLogin::Refuse,
+        _ => DuplicateLogin::Allow,
+    })
 }
 
 /// Longest duration that can be given. Far beyond use, and far from where adding it to a clock
@@ -351,7 +498,15 @@ fn parse_count_or_off(text: &str) -> Result<usize, &'static str> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+fn parse_rate(text: &str) -> Result<u32, &'static str> {
+    u32::try_from(parse_count(text)?).map_err(|_| TOO_LARGE)
+}
+
+fn parse_rate_or_off(text: &str) -> Result<u32, &'static str> {
+    u32::try_from(parse_count_or_off(text)?).map_err(|_| TOO_LARGE)
+}
+
+pub(super) fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     duration(text, DURATION_RULE)
 }
 
@@ -444,8 +599,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 20);
-        assert_eq!(Cli::variables().len(), 20);
+        assert_eq!(options_len, 30);
+        assert_eq!(Cli::variables().len(), 30);
     }
 
     #[test]

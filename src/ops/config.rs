@@ -2,8 +2,9 @@
 //!
 //! Owns: the rules that options must keep, each by itself and against each other, apart from those
 //! between bounds, which are [`Limits::check`].
-//! Never: reads a flag itself (see [`super::cli`]) or opens anything. It may resolve `localhost`,
-//! which can block, so a configuration is made before the loop runs.
+//! Never: reads a flag itself (see [`super::cli`]) or opens anything but the files of the secrets
+//! (see [`super::secret`]). That and resolving `localhost` can block, so a configuration is made
+//! before the loop runs.
 //!
 //! Invariants
 //! - Whoever holds a [`Config`] needs to check nothing in it again.
@@ -17,9 +18,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use log::LevelFilter;
 
-use crate::base::{AllowedOrigins, Glob, LimitError, Limits, OriginPattern, RoomName};
+use crate::base::{AllowedOrigins, Glob, LimitError, Limits, OriginPattern, RoomName, Secret};
 
 use super::cli::Cli;
+use super::command::TokenOptions;
+use super::secret;
 
 /// Most worker threads that can be asked for.
 pub const WORKERS_MAX: usize = 256;
@@ -34,12 +37,14 @@ const VARIABLE_PREFIX: &str = "ROOMCAST_";
 pub struct Config {
     /// Addresses of the public listeners, 1 to [`LISTENERS_MAX`].
     pub listen: Vec<SocketAddr>,
-    /// Loopback address of the admin listener; `None` for none.
+    /// Address of the admin listener, a loopback one unless there is an API key; `None` for none.
     pub admin_listen: Option<SocketAddr>,
     /// Which web pages may connect.
     pub allowed_origins: AllowedOrigins,
     /// Worker threads, up to [`WORKERS_MAX`]; 0 keeps their work on the loop thread.
     pub workers: usize,
+    /// What connection tokens are signed with; `None` where no token is needed.
+    pub token_secret: Option<Secret>,
     /// Least important lines that are logged.
     pub log_level: LevelFilter,
     /// Every other bound.
@@ -52,12 +57,20 @@ impl Config {
     /// # Errors
     /// The first rule that does not hold.
     pub fn from_cli(cli: Cli) -> Result<(Self, Vec<String>), ConfigError> {
-        let warnings = unknown_variables_warning(env::vars_os(), &Cli::variables());
-        Ok((Self::check(cli)?, warnings.into_iter().collect()))
+        let known = [Cli::variables(), TokenOptions::variables()].concat();
+        let mut warnings: Vec<String> = unknown_variables_warning(env::vars_os(), &known)
+            .into_iter()
+            .collect();
+        let config = Self::check(cli, &mut warnings)?;
+        Ok((config, warnings))
     }
 
-    fn check(cli: Cli) -> Result<Self, ConfigError> {
+    fn check(cli: Cli, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
         let listen = parse_listeners(&cli.listen)?;
+        let token_secret = cli
+            .token_secret_file
+            .map(|path| secret::read_token_secret(&path, warnings))
+            .transpose()?;
         let admin_listen = parse_admin_listener(&cli.admin_listen, &listen)?;
         if cli.workers > WORKERS_MAX {
             return Err(ConfigError::new(
@@ -71,6 +84,7 @@ impl Config {
             admin_listen,
             allowed_origins: parse_origins(&cli.allowed_origin)?,
             workers: cli.workers,
+            token_secret,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -81,13 +95,24 @@ impl Config {
                 inbound_messages_max: cli.inbound_queue,
                 outbound_publications_max: cli.outbound_queue,
                 outbound_bytes_max: cli.outbound_queue_size,
-                lossy_rooms: parse_lossy_rooms(&cli.lossy_room)?,
+                lossy_rooms: parse_globs("--lossy-room", &cli.lossy_room)?,
                 write_timeout: cli.write_timeout,
                 ping_interval: cli.ping_interval,
                 pong_timeout: cli.pong_timeout,
                 heartbeat_interval: cli.heartbeat_interval,
                 heartbeat_text: cli.heartbeat_text.into(),
                 batch_interval: cli.batch_interval,
+                history_publications_max: cli.history_size,
+                history_bytes_max: cli.history_bytes,
+                history_ttl: cli.history_ttl,
+                history_memory_bytes_max: cli.history_memory,
+                rooms_max: cli.max_rooms,
+                gzip_bytes_min: cli.gzip_min_size,
+                duplicate_login: cli.duplicate_login,
+                message_rate: cli.message_rate,
+                message_burst: cli
+                    .message_burst
+                    .unwrap_or_else(|| cli.message_rate.saturating_mul(2)),
                 ..Limits::default()
             },
         };
@@ -108,7 +133,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(option: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
+    pub(super) fn new(option: &'static str, value: impl ToString, rule: impl Into<String>) -> Self {
         Self {
             option,
             value: value.to_string(),
@@ -117,7 +142,7 @@ impl ConfigError {
     }
 
     /// For a value that is text: quoted, so that spaces and control characters can be seen.
-    fn quoting(option: &'static str, value: &str, rule: impl Into<String>) -> Self {
+    pub(super) fn quoting(option: &'static str, value: &str, rule: impl Into<String>) -> Self {
         Self::new(option, format!("{value:?}"), rule)
     }
 }
@@ -238,13 +263,17 @@ fn parse_origins(texts: &[String]) -> Result<AllowedOrigins, ConfigError> {
     Ok(AllowedOrigins::new(patterns))
 }
 
-fn parse_lossy_rooms(texts: &[String]) -> Result<Vec<Glob>, ConfigError> {
+/// Reads patterns for room names.
+pub(super) fn parse_globs(
+    option: &'static str,
+    texts: &[String],
+) -> Result<Vec<Glob>, ConfigError> {
     let mut patterns = Vec::with_capacity(texts.len());
     for text in texts {
         // A pattern keeps the rules of a name, or no room could ever fit it.
         RoomName::new(text).map_err(|error| {
             let rule = format!("must be 1 to 255 bytes of printable ASCII, but {error}");
-            ConfigError::quoting("--lossy-room", text, rule)
+            ConfigError::quoting(option, text, rule)
         })?;
         patterns.push(Glob::new(text));
     }
@@ -279,13 +308,14 @@ fn is_ours(name: &OsStr) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use crate::base::Delivery;
+    use crate::base::{Delivery, DuplicateLogin};
 
     use super::*;
 
     fn check(args: &[&str]) -> Result<Config, ConfigError> {
         let args = ["roomcast"].iter().chain(args);
-        Config::check(Cli::try_from_args(args).expect("each option by itself is well formed"))
+        let cli = Cli::try_from_args(args).expect("each option by itself is well formed");
+        Config::check(cli, &mut Vec::new())
     }
 
     fn refused(args: &[&str]) -> ConfigError {
@@ -328,6 +358,15 @@ mod tests {
             "--heartbeat-interval=12s",
             "--heartbeat-text=tick",
             "--batch-interval=13ms",
+            "--history-size=14",
+            "--history-bytes=15",
+            "--history-ttl=16s",
+            "--history-memory=17",
+            "--max-rooms=18",
+            "--gzip-min-size=19",
+            "--duplicate-login=refuse",
+            "--message-rate=20",
+            "--message-burst=21",
             "--workers=0",
             "--log-level=trace",
             "--admin-listen=off",
@@ -354,6 +393,14 @@ mod tests {
         assert_eq!(limits.heartbeat_interval, Some(Duration::from_secs(12)));
         assert_eq!(&*limits.heartbeat_text, "tick");
         assert_eq!(limits.batch_interval, Duration::from_millis(13));
+        assert_eq!(limits.history_publications_max, 14);
+        assert_eq!(limits.history_bytes_max, 15);
+        assert_eq!(limits.history_ttl, Duration::from_secs(16));
+        assert_eq!(limits.history_memory_bytes_max, 17);
+        assert_eq!(limits.rooms_max, 18);
+        assert_eq!(limits.gzip_bytes_min, 19);
+        assert_eq!(limits.duplicate_login, DuplicateLogin::Refuse);
+        assert_eq!((limits.message_rate, limits.message_burst), (20, 21));
         assert_eq!((config.workers, config.log_level), (0, LevelFilter::Trace));
         assert_eq!((config.listen.len(), config.admin_listen), (3, None));
         assert!(config.allowed_origins.allows("https://a.test", "b.test"));
@@ -455,6 +502,22 @@ mod tests {
                 &["--max-message-size=1MiB"],
                 "--outbound-queue-size is 1048576: must be at least twice --max-message-size",
             ),
+            (
+                &["--history-ttl=0"],
+                "--history-ttl is 0ns: must be at least 1s",
+            ),
+            (
+                &["--history-memory=1MB"],
+                "--history-memory is 1000000: must be at least --history-bytes, which is 1048576",
+            ),
+            (
+                &["--message-rate=1", "--message-burst=0"],
+                "--message-burst is 0: must be at least 1",
+            ),
+            (
+                &["--token-secret-file=/nowhere/at/all"],
+                "--token-secret-file is \"/nowhere/at/all\": must be a file that can be read: ",
+            ),
         ] {
             let error = refused(args).to_string();
             assert!(error.starts_with(expected), "{error:?} for {args:?}");
@@ -477,8 +540,23 @@ mod tests {
             &["--ping-interval=off", "--pong-timeout=1s"],
             &["--write-timeout=20ms"],
             &["--max-message-size=512KiB"],
+            &["--history-size=off", "--history-memory=0"],
         ] {
             assert!(check(args).is_ok(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_twice_the_rate_unless_given() {
+        for (args, expected) in [
+            (&[][..], (0, 0)),
+            (&["--message-rate=off"], (0, 0)),
+            (&["--message-rate=7"], (7, 14)),
+            (&["--message-rate=7", "--message-burst=1"], (7, 1)),
+        ] {
+            let limits = check(args).expect("all of it holds").limits;
+            let found = (limits.message_rate, limits.message_burst);
+            assert_eq!(found, expected, "{args:?}");
         }
     }
 

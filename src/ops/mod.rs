@@ -1,6 +1,6 @@
 //! The rest of the outside world: command line, environment, log and file limit.
 //!
-//! Floor 3. Owns: how an operator's words become a checked [`config::Config`], and how the
+//! Floor 3. Owns: the subcommands ([`command::Invocation`]), how an operator's words become a checked [`config::Config`], and how the
 //! daemon's words reach the operator.
 //! Never: touches a connection, a room or the loop; it hands over values and nothing else.
 //!
@@ -8,9 +8,12 @@
 //! checked, and the `Limits` in it are fitted to the process by [`file_limit::raise_and_fit`].
 //! After start-up nobody sees the first.
 
+pub mod check;
 pub mod cli;
+pub mod command;
 pub mod config;
 pub mod file_limit;
 pub mod log;
 pub mod metrics;
+pub mod secret;
 pub mod signal;

@@ -4,11 +4,10 @@
 //! Never: decides when to release; the shard does, and always before the room's membership
 //! changes, so that every member receives all of a batch or, having joined later, none of it.
 
-use crate::base::{ConnId, Offset, RoomName};
+use crate::base::{Offset, RoomName};
 use crate::exchange::{Broadcast, Origin};
 use crate::wire::frame::FramesBuilder;
-use crate::wire::frame::PayloadKind;
-use crate::wire::raw::{Publication, WireForm, publication_envelope};
+use crate::wire::raw::{Publication, WireForm, put_publication};
 
 /// A merge that is being gathered.
 #[derive(Debug, Default)]
@@ -23,26 +22,24 @@ impl Batch {
     pub fn push(
         &mut self,
         room: &RoomName,
-        publication: &Publication,
-        origin: ConnId,
+        publication: &Publication<'_>,
+        gzip_bytes_min: usize,
         in_use: impl Fn(WireForm) -> bool,
     ) {
-        let payload = &publication.payload;
         for form in WireForm::ALL {
-            if !in_use(form) {
-                continue;
-            }
-            let frames = &mut self.forms[form.index()];
-            match form {
-                WireForm::Raw => frames.push(payload.kind(), payload.bytes()),
-                WireForm::Json => {
-                    frames.push(PayloadKind::Text, &publication_envelope(room, publication));
-                }
+            if in_use(form) {
+                put_publication(
+                    &mut self.forms[form.index()],
+                    form,
+                    room,
+                    publication,
+                    gzip_bytes_min,
+                );
             }
         }
         self.origins.push(Origin {
-            conn: origin,
-            payload_bytes: payload.bytes().len() as u32,
+            conn: publication.origin,
+            payload_bytes: publication.payload.len() as u32,
         });
         self.last = publication.offset;
     }

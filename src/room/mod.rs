@@ -3,4 +3,6 @@
 //! Floor 1. Knows nothing of sockets or of a connection's state.
 
 pub mod batch;
+pub mod history;
 pub mod members;
+pub mod recovery;

@@ -1,24 +1,32 @@
 //! Brain of one worker: the rooms that hash to it.
 //!
-//! Owns: each room's numbering, its counts of members by wire form, and the publications gathered
-//! for it.
+//! Owns: each room's numbering, history, counts of members by wire form, and the publications
+//! gathered for it.
 //! Never: touches a connection, a socket, a thread or a clock; jobs come in, effects go out.
 //!
 //! Invariants
 //! - Offsets of a room rise by one for each publication, from 1, within its epoch.
-//! - A room's gathered publications are released before its membership changes.
+//! - A room's gathered publications are released before its membership changes and before its
+//!   history is replayed, so that what is replayed and what is broadcast neither overlap nor leave
+//!   a gap.
 //! - Every job that a connection waits for is answered by exactly one effect.
-//! - A room exists while it has members or a time to release what it gathers.
+//! - A room exists while it has members, history, or a time to release what it gathers.
+//! - The history of all rooms stays within the shard's share of the memory for it.
+//!
+//! `publish` numbers, `subscribe` joins and replays, `retention` forgets.
 
 mod publish;
+mod retention;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::base::{Epoch, Limits, Now, Offset, Position, Prng, RoomName};
+use self::retention::Retention;
+use crate::base::{Epoch, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName};
 use crate::exchange::{Effect, Job};
 use crate::room::batch::Batch;
+use crate::room::history::{Bounds, History};
 use crate::wire::raw::WireForm;
 
 /// The rooms of one worker.
@@ -28,42 +36,62 @@ pub struct RoomShard {
     effects: VecDeque<Effect>,
     /// Rooms with something gathered, in the order in which they began to gather.
     gathering: VecDeque<(Instant, RoomName)>,
+    retention: Retention,
+    budget: RoomBudget,
     epochs: Prng,
-    batch_interval: Duration,
-    merge_publications_max: usize,
-    merge_bytes_max: usize,
+    limits: Limits,
+    bounds: Bounds,
 }
 
 #[derive(Debug)]
 struct Room {
     epoch: Epoch,
     last: Offset,
-    /// Members by wire form.
+    history: History,
+    /// Members by wire form, those that are catching up included.
     members: [u32; WireForm::COUNT],
     batch: Batch,
     /// Whether the shard has it in `gathering`.
     is_gathering: bool,
+    /// What the retention remembers of it.
+    marks: retention::Marks,
 }
 
 impl RoomShard {
-    /// A shard without rooms. Different seeds give different epochs.
+    /// A shard without rooms, one of `shards` that share the memory for history and the places for
+    /// rooms. Different seeds give different epochs.
     #[must_use]
-    pub fn new(limits: &Limits, seed: u64) -> Self {
+    pub fn new(limits: &Limits, shards: usize, budget: RoomBudget, start: Now, seed: u64) -> Self {
         Self {
             rooms: HashMap::new(),
             effects: VecDeque::new(),
             gathering: VecDeque::new(),
+            retention: Retention::new(limits.history_memory_bytes_max / shards, start),
+            budget,
             epochs: Prng::new(seed),
-            batch_interval: limits.batch_interval,
-            merge_publications_max: limits.merge_publications_max(),
-            merge_bytes_max: limits.merge_bytes_max(),
+            limits: limits.clone(),
+            bounds: Bounds::of(limits),
         }
     }
 
     /// Does one job.
     pub fn handle_job(&mut self, now: Now, job: Job) {
         match job {
-            Job::Subscribe { conn, room, form } => self.subscribe(conn, room, form),
+            Job::Subscribe {
+                conn,
+                room,
+                form,
+                since,
+            } => self.subscribe(conn, room, form, since),
+            Job::CatchUp {
+                conn,
+                room,
+                form,
+                echo,
+                after,
+            } => {
+                self.catch_up((conn, echo), room, form, after);
+            }
             Job::Unsubscribe { room, form } => self.unsubscribe(&room, form),
             Job::Publish {
                 origin,
@@ -71,17 +99,17 @@ impl RoomShard {
                 user,
                 payload,
             } => {
-                self.publish(now, origin, room, user, payload);
+                self.publish(now, origin, room, user.as_ref(), &payload);
             }
             Job::Echo { conn, payload } => self.echo(conn, &payload),
         }
     }
 
-    /// Releases what has been gathered for its time; called after each run of jobs, and when
-    /// [`RoomShard::poll_timeout`] says so.
+    /// Releases what has been gathered for its time and forgets what is too old; called after each
+    /// run of jobs, and when [`RoomShard::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some((since, _)) = self.gathering.front() {
-            if *since + self.batch_interval > now.instant {
+            if *since + self.limits.batch_interval > now.instant {
                 break;
             }
             if let Some((_, name)) = self.gathering.pop_front() {
@@ -89,8 +117,10 @@ impl RoomShard {
                     room.is_gathering = false;
                 }
                 self.release(&name);
+                self.remove_if_idle(&name);
             }
         }
+        self.forget_old(now);
     }
 
     /// The next effect, in order.
@@ -98,12 +128,17 @@ impl RoomShard {
         self.effects.pop_front()
     }
 
-    /// When something gathered must be released.
+    /// When [`RoomShard::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.gathering
+        let release = self
+            .gathering
             .front()
-            .map(|(since, _)| *since + self.batch_interval)
+            .map(|(since, _)| *since + self.limits.batch_interval);
+        [release, self.retention.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Number of rooms.
@@ -112,12 +147,19 @@ impl RoomShard {
         self.rooms.len()
     }
 
+    /// What the history of all rooms takes in memory, bookkeeping included, in bytes.
+    #[must_use]
+    pub fn history_bytes(&self) -> usize {
+        self.retention.used_bytes()
+    }
+
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
+        let mut history_bytes = 0;
         for (name, room) in &self.rooms {
             assert!(
                 !room.is_idle(),
-                "{name}: a room without members and batch must be gone"
+                "{name}: a room without members and history must be gone"
             );
             let entries = self.gathering.iter().filter(|(_, of)| of == name).count();
             assert_eq!(entries, usize::from(room.is_gathering), "{name}");
@@ -125,42 +167,62 @@ impl RoomShard {
                 room.batch.is_empty() || room.is_gathering,
                 "{name}: nothing releases it"
             );
-            assert!(room.batch.len() <= self.merge_publications_max);
+            assert!(room.batch.len() <= self.limits.merge_publications_max());
+            assert!(room.history.len() <= self.limits.history_publications_max);
+            let newest = room.history.first().0 + room.history.len() as u64 - 1;
+            assert!(
+                room.history.is_empty() || newest == room.last.0,
+                "{name}: not the newest"
+            );
+            history_bytes += room.marks.counted_bytes();
         }
+        assert_eq!(history_bytes, self.retention.used_bytes());
+        assert!(
+            history_bytes <= self.retention.bytes_max(),
+            "history over its memory"
+        );
     }
 
     /// Sends what a room has gathered on its way.
     fn release(&mut self, name: &RoomName) {
-        let Some(room) = self.rooms.get_mut(name) else {
-            return;
-        };
-        self.effects
-            .extend(room.batch.take(name).map(Effect::Broadcast));
-        if room.is_idle() {
-            self.rooms.remove(name);
+        if let Some(room) = self.rooms.get_mut(name) {
+            self.effects
+                .extend(room.batch.take(name).map(Effect::Broadcast));
         }
     }
 
-    fn room_mut(&mut self, name: &RoomName) -> &mut Room {
+    /// The room of that name, made if there is a place for it.
+    fn room_or_new(&mut self, name: &RoomName) -> Option<&mut Room> {
         // Looked up twice rather than cloning the name each time.
         if !self.rooms.contains_key(name) {
+            if !self.budget.take() {
+                return None;
+            }
             let epoch = Epoch::from_number(self.epochs.next_u64());
-            self.rooms.insert(name.clone(), Room::new(epoch));
+            let history = History::new(Offset(1), self.retention.complete_since_ms());
+            self.rooms.insert(name.clone(), Room::new(epoch, history));
         }
-        self.rooms
-            .get_mut(name)
-            .expect("the room was put there above")
+        self.rooms.get_mut(name)
+    }
+
+    fn remove_if_idle(&mut self, name: &RoomName) {
+        if self.rooms.get(name).is_some_and(Room::is_idle) {
+            self.rooms.remove(name);
+            self.budget.give_back();
+        }
     }
 }
 
 impl Room {
-    fn new(epoch: Epoch) -> Self {
+    fn new(epoch: Epoch, history: History) -> Self {
         Self {
             epoch,
             last: Offset(0),
+            history,
             members: [0; WireForm::COUNT],
             batch: Batch::default(),
             is_gathering: false,
+            marks: retention::Marks::default(),
         }
     }
 
@@ -176,6 +238,9 @@ impl Room {
     }
 
     fn is_idle(&self) -> bool {
-        self.batch.is_empty() && !self.is_gathering && self.members == [0; WireForm::COUNT]
+        self.batch.is_empty()
+            && !self.is_gathering
+            && self.history.is_empty()
+            && self.members == [0; WireForm::COUNT]
     }
 }

@@ -1,27 +1,85 @@
-//! Joining and leaving a room.
+//! Joining, catching up and leaving.
+//!
+//! A member that has missed something is not live at once: it is given what it missed in parts that
+//! fit its queue, and becomes live with the part that ends at the room's newest publication. That
+//! part and every later broadcast travel one FIFO, so nothing is lost or repeated between them.
 
 use super::RoomShard;
-use crate::base::{ConnId, RoomName};
-use crate::exchange::Effect;
-use crate::wire::raw::{self, WireForm};
+use crate::base::{ConnId, Offset, RoomName, Since};
+use crate::exchange::{Effect, Replay};
+use crate::room::recovery::{Missing, recover};
+use crate::wire::frame::FramesBuilder;
+use crate::wire::raw::{self, WireForm, put_publication};
 
 impl RoomShard {
-    pub(super) fn subscribe(&mut self, conn: ConnId, name: RoomName, form: WireForm) {
+    pub(super) fn subscribe(&mut self, conn: ConnId, name: RoomName, form: WireForm, since: Since) {
         self.release(&name);
-        let room = self.room_mut(&name);
+        let Some(room) = self.room_or_new(&name) else {
+            self.effects.push_back(Effect::JoinRefused { conn });
+            return;
+        };
         room.members[form.index()] += 1;
         let position = room.position();
-        let frames = match form {
-            WireForm::Raw => None,
-            WireForm::Json => Some(raw::joined(&name, position, room.online())),
+        let recovery = recover(&room.history, position, since);
+        let lost = match recovery.missing {
+            Missing::Nothing => Some(0),
+            Missing::Known(count) => Some(count),
+            Missing::Unknown => None,
         };
-        let offset = position.offset;
+        let frames = form
+            .is_json()
+            .then(|| raw::joined(&name, position, lost, room.online()));
         self.effects.push_back(Effect::Joined {
             conn,
             room: name,
             form,
-            offset,
+            offset: position.offset,
+            after: recovery.after,
+            is_incomplete: recovery.missing != Missing::Nothing,
             frames,
+        });
+    }
+
+    pub(super) fn catch_up(
+        &mut self,
+        (conn, echo): (ConnId, bool),
+        name: RoomName,
+        form: WireForm,
+        after: Offset,
+    ) {
+        self.release(&name);
+        let (publications_max, bytes_max) = (
+            self.limits.merge_publications_max(),
+            self.limits.merge_bytes_max(),
+        );
+        let gzip_bytes_min = self.limits.gzip_bytes_min;
+        let Some(room) = self.rooms.get(&name) else {
+            debug_assert!(false, "{name} is caught up with and does not exist");
+            return;
+        };
+        let mut frames = FramesBuilder::default();
+        let mut outcome = Replay::Live(room.last);
+        if after.next() < room.history.first() {
+            outcome = Replay::Overtaken;
+        } else {
+            for publication in room.history.after(after) {
+                let is_over = frames.bytes_len() + publication.payload.len() > bytes_max;
+                if frames.len() == publications_max || (is_over && !frames.is_empty()) {
+                    outcome = Replay::More(Offset(publication.offset.0 - 1));
+                    break;
+                }
+                if echo || publication.origin != conn {
+                    put_publication(&mut frames, form, &name, &publication, gzip_bytes_min);
+                }
+            }
+        }
+        let frames = (!frames.is_empty()).then(|| frames.take());
+        self.effects.push_back(Effect::Replayed {
+            conn,
+            room: name,
+            form,
+            frames,
+            outcome,
         });
     }
 
@@ -36,9 +94,7 @@ impl RoomShard {
             "{name} was left more often than joined"
         );
         room.members[form.index()] -= 1;
-        if room.is_idle() {
-            self.rooms.remove(name);
-        }
+        self.remove_if_idle(name);
     }
 }
 
@@ -47,8 +103,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::RoomShard;
-    use crate::base::{ConnId, Limits, Now, Offset, RoomName};
-    use crate::exchange::{Broadcast, Effect, Job};
+    use crate::base::{ConnId, Limits, Now, Offset, RoomBudget, RoomName, Since};
+    use crate::exchange::{Broadcast, Effect, Job, Replay};
     use crate::wire::frame::Payload;
     use crate::wire::raw::WireForm;
 
@@ -75,11 +131,17 @@ mod tests {
     }
 
     fn subscribe(conn: ConnId, form: WireForm) -> Job {
+        let since = Since::Now;
         Job::Subscribe {
             conn,
             room: room(),
             form,
+            since,
         }
+    }
+
+    fn shard(limits: &Limits, start: Instant) -> RoomShard {
+        RoomShard::new(limits, 1, RoomBudget::new(10), now(start, 0), 1)
     }
 
     fn now(start: Instant, ms: u64) -> Now {
@@ -101,7 +163,7 @@ mod tests {
     #[test]
     fn a_merge_is_closed_before_membership_changes() {
         let start = Instant::now();
-        let mut shard = RoomShard::new(&Limits::default(), 1);
+        let mut shard = shard(&Limits::default(), start);
         for job in [
             subscribe(A, WireForm::Raw),
             publish(A, "1"),
@@ -127,7 +189,7 @@ mod tests {
                     sent.origins.len(),
                     sent.forms[WireForm::Json.index()].is_some(),
                 ),
-                Effect::Reply { .. } => panic!("nothing was echoed"),
+                other => panic!("{other:?}"),
             });
         }
         let expected = [
@@ -146,9 +208,10 @@ mod tests {
         let limits = Limits {
             batch_interval: Duration::from_millis(50),
             outbound_publications_max: 6,
+            history_publications_max: 0,
             ..Limits::default()
         };
-        let mut shard = RoomShard::new(&limits, 1);
+        let mut shard = shard(&limits, start);
         shard.handle_job(now(start, 0), subscribe(A, WireForm::Raw));
         for number in 0..4 {
             shard.handle_job(now(start, number), publish(A, "x"));
@@ -175,7 +238,11 @@ mod tests {
     #[test]
     fn a_room_nobody_is_in_answers_its_publisher_and_goes() {
         let start = Instant::now();
-        let mut shard = RoomShard::new(&Limits::default(), 1);
+        let limits = Limits {
+            history_publications_max: 0,
+            ..Limits::default()
+        };
+        let mut shard = shard(&limits, start);
         shard.handle_job(now(start, 0), publish(A, "x"));
         shard.handle_timeout(now(start, 0));
         let sent = broadcasts(&mut shard);
@@ -183,5 +250,92 @@ mod tests {
         assert!(sent[0].forms.iter().all(Option::is_none));
         assert_eq!(sent[0].origins[0].conn, A);
         assert!(shard.rooms.is_empty());
+    }
+
+    #[test]
+    fn a_member_catches_up_in_parts_and_then_is_live() {
+        let start = Instant::now();
+        let limits = Limits {
+            outbound_publications_max: 4,
+            ..Limits::default()
+        };
+        let mut shard = shard(&limits, start);
+        for _ in 0..5 {
+            shard.handle_job(now(start, 0), publish(A, "x"));
+        }
+        let job = Job::Subscribe {
+            conn: B,
+            room: room(),
+            form: WireForm::Raw,
+            since: Since::Last(9),
+        };
+        shard.handle_job(now(start, 1), job);
+        let mut after = Offset(0);
+        let mut parts = Vec::new();
+        loop {
+            let (form, echo) = (WireForm::Raw, true);
+            let job = Job::CatchUp {
+                conn: B,
+                room: room(),
+                form,
+                echo,
+                after,
+            };
+            shard.handle_job(now(start, 1), job);
+            let last = std::iter::from_fn(|| shard.poll_effect()).last();
+            let Some(Effect::Replayed {
+                frames, outcome, ..
+            }) = last
+            else {
+                panic!("a part is answered: {last:?}");
+            };
+            parts.push(frames.map_or(0, |frames| frames.count()));
+            match outcome {
+                Replay::More(next) => after = next,
+                outcome => {
+                    assert_eq!(outcome, Replay::Live(Offset(5)));
+                    break;
+                }
+            }
+            shard.check_invariants();
+        }
+        assert_eq!(parts, [2, 2, 1]);
+    }
+
+    #[test]
+    fn strangers_who_make_up_rooms_stay_within_memory_and_places() {
+        let start = Instant::now();
+        let limits = Limits {
+            history_memory_bytes_max: 100_000,
+            history_ttl: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        let mut shard = RoomShard::new(&limits, 1, RoomBudget::new(300), now(start, 0), 1);
+        let mut refused = 0;
+        for number in 0..20_000u64 {
+            let room = RoomName::new(&format!("made-up:{number}")).expect("a good name");
+            let payload = Payload::text("x".repeat(200).as_str().into());
+            let job = Job::Publish {
+                origin: A,
+                room,
+                user: None,
+                payload,
+            };
+            shard.handle_job(now(start, number), job);
+            shard.handle_timeout(now(start, number));
+            while let Some(effect) = shard.poll_effect() {
+                refused += usize::from(matches!(effect, Effect::PublishRefused { .. }));
+            }
+            if number % 500 == 0 {
+                shard.check_invariants();
+            }
+            assert!(shard.rooms_len() <= 300 && shard.history_bytes() <= 100_000);
+        }
+        assert_eq!(
+            refused, 0,
+            "the idlest room goes before a new one is refused"
+        );
+        shard.handle_timeout(now(start, 40_000));
+        assert_eq!((shard.rooms_len(), shard.history_bytes()), (0, 0));
     }
 }

@@ -19,6 +19,8 @@ pub enum PayloadKind {
     Text,
     /// Anything.
     Binary,
+    /// A JSON value, compact: text on the wire, and the value itself in an envelope.
+    Json,
 }
 
 /// Content of one message. Cloning shares the bytes.
@@ -47,6 +49,15 @@ impl Payload {
         }
     }
 
+    /// A text message that is a JSON value, written compactly.
+    #[must_use]
+    pub fn json(text: tungstenite::Utf8Bytes) -> Self {
+        Self {
+            kind: PayloadKind::Json,
+            bytes: text.into(),
+        }
+    }
+
     /// Its type.
     #[must_use]
     pub fn kind(&self) -> PayloadKind {
@@ -57,15 +68,6 @@ impl Payload {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// The text of a text message, `None` for a binary one.
-    #[must_use]
-    pub fn as_text(&self) -> Option<&str> {
-        match self.kind {
-            PayloadKind::Binary => None,
-            PayloadKind::Text => std::str::from_utf8(&self.bytes).ok(),
-        }
     }
 }
 
@@ -164,6 +166,12 @@ impl FramesBuilder {
         self.bytes.len()
     }
 
+    /// Number of frames so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     /// Whether nothing was pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -216,7 +224,7 @@ pub fn close(code: u16, reason: &str) -> Vec<u8> {
 
 fn put_message(out: &mut Vec<u8>, kind: PayloadKind, payload: &[u8]) {
     let data = match kind {
-        PayloadKind::Text => Data::Text,
+        PayloadKind::Text | PayloadKind::Json => Data::Text,
         PayloadKind::Binary => Data::Binary,
     };
     put_header(out, OpCode::Data(data), payload.len());

@@ -3,6 +3,8 @@
 //! Floor 1. Owns no connection, room, socket or clock; every function here can be tested with a
 //! byte slice.
 
+pub mod api;
+pub mod body;
 pub mod frame;
 pub mod http;
 pub mod raw;

@@ -3,14 +3,17 @@
 //! Owns: the names of query parameters and of envelope members.
 //! Never: decides who may do what (`auth`) or keeps anything.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::frame::{Frames, Payload, PayloadKind};
-use crate::base::{CloseReason, Offset, Position, RoomName, UserId};
+use super::frame::{Frames, FramesBuilder, PayloadKind};
+use crate::base::{CloseReason, ConnId, Epoch, Offset, Position, RoomName, Since, UserId};
 
 /// How a member receives publications. Each form in use is encoded once per publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +22,33 @@ pub enum WireForm {
     Raw,
     /// A frame is one JSON envelope.
     Json,
+    /// Like `Raw`, and large publications as gzip in a binary frame.
+    RawGzip,
+    /// Like `Json`, and the envelopes of large publications as gzip in a binary frame.
+    JsonGzip,
 }
 
 impl WireForm {
     /// Every form.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Json];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Json, Self::RawGzip, Self::JsonGzip];
 
     /// Number of forms.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether what is not a publication is told in JSON envelopes.
+    #[must_use]
+    pub fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::JsonGzip)
+    }
+
+    /// The same form with compression.
+    #[must_use]
+    pub fn compressed(self) -> Self {
+        match self {
+            Self::Raw | Self::RawGzip => Self::RawGzip,
+            Self::Json | Self::JsonGzip => Self::JsonGzip,
+        }
+    }
 
     /// Its place in [`WireForm::ALL`].
     #[must_use]
@@ -49,6 +71,8 @@ pub struct RoomRequest {
     pub form: WireForm,
     /// Whether its own publications come back to it.
     pub echo: bool,
+    /// From where it wants to receive, for each of `rooms`.
+    pub since: Vec<Since>,
 }
 
 /// Why a query cannot be served.
@@ -60,16 +84,33 @@ pub enum QueryError {
     TooManyRooms,
 }
 
-/// Reads the query of a request for `/ws`. Parameters that are not known are ignored.
+/// The connection token that a query carries.
+#[must_use]
+pub fn token_of(query: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == "token")
+        .map(|(_, token)| token.into_owned())
+}
+
+/// Reads the query of a request for `/ws`. Parameters that are not known are ignored, and so is
+/// `user` if it is `known` already who asks.
 ///
 /// # Errors
 /// The first parameter that cannot be used.
-pub fn parse_query(query: &str, rooms_max: usize) -> Result<RoomRequest, QueryError> {
+pub fn parse_query(
+    query: &str,
+    rooms_max: usize,
+    known: Option<UserId>,
+) -> Result<RoomRequest, QueryError> {
     let mut rooms = Vec::new();
-    let mut user = None;
+    let mut user = known.clone();
     let mut to = None;
     let mut form = WireForm::Raw;
     let mut echo = true;
+    let mut is_compressed = false;
+    let mut since_all = None;
+    let mut since_of: Vec<(RoomName, Since)> = Vec::new();
+    let mut last = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             "room" => {
@@ -84,6 +125,7 @@ pub fn parse_query(query: &str, rooms_max: usize) -> Result<RoomRequest, QueryEr
                 }
                 rooms.push(room);
             }
+            "user" if known.is_some() => {}
             "user" => user = Some(user_id(&value)?),
             "to" => to = Some(RoomName::personal(&user_id(&value)?)),
             "format" => {
@@ -91,6 +133,29 @@ pub fn parse_query(query: &str, rooms_max: usize) -> Result<RoomRequest, QueryEr
                     "raw" => WireForm::Raw,
                     "json" => WireForm::Json,
                     _ => return Err(QueryError::Bad("format must be raw or json\n")),
+                }
+            }
+            // The position holds no `@`, so the last one ends the room's name.
+            "since" => match value.rsplit_once('@') {
+                None => since_all = Some(since(&value)?),
+                Some((room, position)) => {
+                    let room = RoomName::new(room).map_err(|_| QueryError::Bad(BAD_SINCE))?;
+                    if since_of.len() > rooms_max {
+                        return Err(QueryError::TooManyRooms);
+                    }
+                    since_of.push((room, since(position)?));
+                }
+            },
+            "last" => {
+                let count = number(&value)
+                    .ok_or(QueryError::Bad("last must be a number of publications\n"))?;
+                last = Some(Since::Last(count));
+            }
+            "gzip" | "support_gzip" => {
+                is_compressed = match &*value {
+                    "0" => false,
+                    "1" => true,
+                    _ => return Err(QueryError::Bad("gzip must be 0 or 1\n")),
                 }
             }
             "echo" => {
@@ -113,51 +178,158 @@ pub fn parse_query(query: &str, rooms_max: usize) -> Result<RoomRequest, QueryEr
             rooms.push(personal);
         }
     }
+    if is_compressed {
+        form = form.compressed();
+    }
+    let since = since_by_room(&rooms, since_all, since_of, last)?;
     Ok(RoomRequest {
         rooms,
         user,
         target,
         form,
         echo,
+        since,
     })
 }
 
+/// Sorts what was asked for by room. A bare position can only mean one room; a time or a count
+/// means each.
+fn since_by_room(
+    rooms: &[RoomName],
+    all: Option<Since>,
+    each: Vec<(RoomName, Since)>,
+    last: Option<Since>,
+) -> Result<Vec<Since>, QueryError> {
+    let mut since = vec![last.unwrap_or(Since::Now); rooms.len()];
+    match all {
+        None => {}
+        Some(Since::Position(_))
+            if rooms.iter().filter(|room| !is_implied(room, rooms)).count() > 1 =>
+        {
+            return Err(QueryError::Bad(
+                "since must name its room, as in since=R@E.O\n",
+            ));
+        }
+        // The first is the room asked for; a personal room that merely comes along is last.
+        Some(position @ Since::Position(_)) => since[0] = position,
+        Some(time) => since.fill(time),
+    }
+    for (room, position) in each {
+        let place = rooms.iter().position(|joined| *joined == room);
+        let place = place.ok_or(QueryError::Bad("since names a room that is not joined\n"))?;
+        since[place] = position;
+    }
+    Ok(since)
+}
+
+/// Whether a room merely comes along with the user's identity: the last of several.
+fn is_implied(room: &RoomName, rooms: &[RoomName]) -> bool {
+    rooms.len() > 1 && rooms.last() == Some(room) && room.as_str().starts_with('#')
+}
+
+/// `E.O` or a time.
+fn since(value: &str) -> Result<Since, QueryError> {
+    let parsed = match value.split_once('.') {
+        None => number(value).map(Since::Time),
+        Some((epoch, offset)) => match (Epoch::new(epoch), number(offset)) {
+            (Some(epoch), Some(offset)) => {
+                let offset = Offset(offset);
+                Some(Since::Position(Position { epoch, offset }))
+            }
+            _ => None,
+        },
+    };
+    parsed.ok_or(QueryError::Bad(BAD_SINCE))
+}
+
+/// A number in decimal digits and nothing else.
+fn number(text: &str) -> Option<u64> {
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+const BAD_SINCE: &str = "since must be epoch.offset or milliseconds since 1970\n";
+
 /// One publication as members see it.
-#[derive(Clone, Debug)]
-pub struct Publication {
+#[derive(Clone, Copy, Debug)]
+pub struct Publication<'a> {
     /// Its number in the room.
     pub offset: Offset,
     /// When it was numbered, in milliseconds since 1970.
     pub unix_ms: u64,
+    /// The connection it came from.
+    pub origin: ConnId,
     /// Who published it, if known.
-    pub user: Option<UserId>,
+    pub user: Option<&'a UserId>,
+    /// The type of what was published.
+    pub kind: PayloadKind,
     /// What was published.
-    pub payload: Payload,
+    pub payload: &'a [u8],
+}
+
+/// Appends a publication to `frames` in the form that members of `room` receive. Publications of at
+/// least `gzip_bytes_min` bytes are compressed in the forms that say so.
+pub fn put_publication(
+    frames: &mut FramesBuilder,
+    form: WireForm,
+    room: &RoomName,
+    publication: &Publication<'_>,
+    gzip_bytes_min: usize,
+) {
+    let envelope;
+    let (kind, plain) = if form.is_json() {
+        envelope = publication_envelope(room, publication);
+        (PayloadKind::Text, &envelope[..])
+    } else {
+        (publication.kind, publication.payload)
+    };
+    let is_compressed = matches!(form, WireForm::RawGzip | WireForm::JsonGzip);
+    if is_compressed && publication.payload.len() >= gzip_bytes_min {
+        frames.push(PayloadKind::Binary, &gzip(plain));
+    } else {
+        frames.push(kind, plain);
+    }
+}
+
+/// One gzip member (RFC 1952).
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let out = Vec::with_capacity(plain.len() / 2 + 64);
+    let mut encoder = GzEncoder::new(out, Compression::fast());
+    encoder
+        .write_all(plain)
+        .and_then(|()| encoder.finish())
+        .expect("compressing into a vector cannot fail")
 }
 
 /// The JSON envelope of a publication.
-#[must_use]
-pub fn publication_envelope(room: &RoomName, publication: &Publication) -> Vec<u8> {
-    let payload = &publication.payload;
-    let mut out = Vec::with_capacity(payload.bytes().len() + 128);
+fn publication_envelope(room: &RoomName, publication: &Publication<'_>) -> Vec<u8> {
+    let payload = publication.payload;
+    let mut out = Vec::with_capacity(payload.len() + 128);
     out.extend_from_slice(br#"{"publication":{"room":"#);
     put_string(&mut out, room.as_str());
     out.extend_from_slice(br#","offset":"#);
     put_number(&mut out, publication.offset.0);
     out.extend_from_slice(br#","time":"#);
     put_number(&mut out, publication.unix_ms);
-    if let Some(user) = &publication.user {
+    if let Some(user) = publication.user {
         out.extend_from_slice(br#","user":"#);
         put_string(&mut out, user.as_str());
     }
-    match payload.as_text() {
-        Some(text) => {
+    let text = std::str::from_utf8(payload).ok();
+    match (publication.kind, text) {
+        (PayloadKind::Text, Some(text)) => {
             out.extend_from_slice(br#","data":"#);
             put_string(&mut out, text);
         }
-        None => {
+        (PayloadKind::Json, Some(text)) => {
+            out.extend_from_slice(br#","data":"#);
+            out.extend_from_slice(text.as_bytes());
+        }
+        _ => {
             out.extend_from_slice(br#","b64":""#);
-            out.extend_from_slice(BASE64.encode(payload.bytes()).as_bytes());
+            out.extend_from_slice(BASE64.encode(payload).as_bytes());
             out.push(b'"');
         }
     }
@@ -165,16 +337,22 @@ pub fn publication_envelope(room: &RoomName, publication: &Publication) -> Vec<u
     out
 }
 
-/// Tells a member that it has joined: the first envelope of its room. A member that named no
-/// position has nothing to recover, and so nothing is missing.
+/// Tells a member that it has joined: the first envelope of its room. `lost` is how many
+/// publications are missing between where it wanted to begin and what follows; `None` when that
+/// cannot be known.
 #[must_use]
-pub fn joined(room: &RoomName, position: Position, online: usize) -> Arc<Frames> {
+pub fn joined(
+    room: &RoomName,
+    position: Position,
+    lost: Option<u64>,
+    online: usize,
+) -> Arc<Frames> {
     envelope(&json!({ "joined": {
         "room": room.as_str(),
         "epoch": position.epoch.as_str(),
         "offset": position.offset.0,
-        "recovered": true,
-        "lost": 0,
+        "recovered": lost == Some(0),
+        "lost": lost.map_or_else(|| json!(-1), |lost| json!(lost)),
         "online": online,
     }}))
 }
@@ -240,17 +418,18 @@ mod tests {
         let all = parse_query(
             "room=live%3A7&room=b+c&room=live:7&user=al&format=json&echo=0",
             2,
+            None,
         )
         .expect("a good query");
         assert_eq!(names(&all), ["live:7", "b c", "#al"]);
         assert_eq!(all.target.as_ref().map(RoomName::as_str), Some("live:7"));
         assert_eq!((all.form, all.echo), (WireForm::Json, false));
-        let direct = parse_query("user=al&to=bo&unknown=1", 2).expect("a good query");
+        let direct = parse_query("user=al&to=bo&unknown=1", 2, None).expect("a good query");
         assert_eq!(names(&direct), ["#al"]);
         assert_eq!(direct.target.as_ref().map(RoomName::as_str), Some("#bo"));
-        let receiver = parse_query("user=al", 2).expect("a good query");
+        let receiver = parse_query("user=al", 2, None).expect("a good query");
         assert_eq!(receiver.target, None);
-        let own = parse_query("room=%23al&user=al", 2).expect("a good query");
+        let own = parse_query("room=%23al&user=al", 2, None).expect("a good query");
         assert_eq!(names(&own), ["#al"]);
     }
 
@@ -272,28 +451,145 @@ mod tests {
             "room=a&echo=no",
         ] {
             assert!(
-                matches!(parse_query(query, 2), Err(QueryError::Bad(_))),
+                matches!(parse_query(query, 2, None), Err(QueryError::Bad(_))),
                 "{query}"
             );
         }
         let long = format!("room={}", "r".repeat(256));
-        assert!(matches!(parse_query(&long, 2), Err(QueryError::Bad(_))));
+        assert!(matches!(
+            parse_query(&long, 2, None),
+            Err(QueryError::Bad(_))
+        ));
         assert_eq!(
-            parse_query("room=a&room=b&room=c", 2),
+            parse_query("room=a&room=b&room=c", 2, None),
             Err(QueryError::TooManyRooms)
         );
     }
 
     #[test]
+    fn positions_find_their_rooms() {
+        let position = |epoch: &str, offset| {
+            let epoch = Epoch::new(epoch).expect("a good epoch");
+            Since::Position(Position {
+                epoch,
+                offset: Offset(offset),
+            })
+        };
+        for (query, since) in [
+            ("room=a", vec![Since::Now]),
+            ("room=a&since=k3.7", vec![position("k3", 7)]),
+            (
+                "room=a&user=u&since=k3.7",
+                vec![position("k3", 7), Since::Now],
+            ),
+            ("user=u&since=k3.7", vec![position("k3", 7)]),
+            (
+                "room=a&room=b&since=5",
+                vec![Since::Time(5), Since::Time(5)],
+            ),
+            ("room=a&room=b&last=3", vec![Since::Last(3), Since::Last(3)]),
+            (
+                "room=a%40x&room=b&since=b@e.18446744073709551615&last=1",
+                vec![Since::Last(1), position("e", u64::MAX)],
+            ),
+            (
+                "room=a%40x&room=b&since=a%40x@e.4294967297",
+                vec![position("e", 4_294_967_297), Since::Now],
+            ),
+            (
+                "user=u&room=b&since=%23u@9",
+                vec![Since::Now, Since::Time(9)],
+            ),
+        ] {
+            let request = parse_query(query, 5, None).expect(query);
+            assert_eq!(request.since, since, "{query}");
+        }
+        for query in [
+            "room=a&since=",
+            "room=a&since=-1",
+            "room=a&since=+1",
+            "room=a&since=k3.",
+            "room=a&since=.7",
+            "room=a&since=k3.-7",
+            "room=a&since=k3.7.8",
+            "room=a&since=k_3.7",
+            "room=a&since=abcdefghijklmnopq.7",
+            "room=a&since=k3.18446744073709551616",
+            "room=a&since=b@k3.7",
+            "room=a&since=@k3.7",
+            "room=a&room=b&since=k3.7",
+            "room=a&last=x",
+            "room=a&last=-1",
+        ] {
+            assert!(
+                matches!(parse_query(query, 5, None), Err(QueryError::Bad(_))),
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn large_publications_are_compressed_for_those_who_asked() {
+        use std::io::Read as _;
+
+        let room = RoomName::new("r").expect("a good name");
+        let text = "danmaku ".repeat(100);
+        for (form, len, is_gzip) in [
+            (WireForm::Raw, 800, false),
+            (WireForm::RawGzip, 255, false),
+            (WireForm::RawGzip, 256, true),
+            (WireForm::JsonGzip, 255, false),
+            (WireForm::JsonGzip, 800, true),
+        ] {
+            let publication = Publication {
+                offset: Offset(1),
+                unix_ms: 2,
+                origin: ConnId::NONE,
+                user: None,
+                kind: PayloadKind::Text,
+                payload: &text.as_bytes()[..len],
+            };
+            let mut frames = FramesBuilder::default();
+            put_publication(&mut frames, form, &room, &publication, 256);
+            let frames = frames.take();
+            assert_eq!(
+                frames.bytes()[0],
+                if is_gzip { 0x82 } else { 0x81 },
+                "{form:?} {len}"
+            );
+            if is_gzip {
+                let start = frames
+                    .bytes()
+                    .windows(2)
+                    .position(|two| two == [0x1f, 0x8b]);
+                let mut plain = String::new();
+                flate2::read::GzDecoder::new(&frames.bytes()[start.expect("gzip")..])
+                    .read_to_string(&mut plain)
+                    .expect("a whole member");
+                assert!(plain.contains(&text[..len]));
+                assert_eq!(plain.starts_with('{'), form.is_json());
+            }
+        }
+        let request = parse_query("room=a&gzip=1", 1, None).expect("a good query");
+        assert_eq!(request.form, WireForm::RawGzip);
+        let request =
+            parse_query("room=a&support_gzip=1&format=json", 1, None).expect("a good query");
+        assert_eq!(request.form, WireForm::JsonGzip);
+    }
+
+    #[test]
     fn envelopes_have_the_documented_form() {
         let room = RoomName::new("li\"ve").expect("a good name");
+        let user = UserId::new("al").expect("a good id");
         let mut publication = Publication {
             offset: Offset(u64::MAX),
             unix_ms: 1_763_683_200_123,
-            user: Some(UserId::new("al").expect("a good id")),
-            payload: Payload::text("h\u{1}\"é".into()),
+            origin: ConnId::NONE,
+            user: Some(&user),
+            kind: PayloadKind::Text,
+            payload: "h\u{1}\"é".as_bytes(),
         };
-        let text = |publication: &Publication| {
+        let text = |publication: &Publication<'_>| {
             String::from_utf8(publication_envelope(&room, publication)).expect("JSON is UTF-8")
         };
         assert_eq!(
@@ -302,15 +598,21 @@ mod tests {
              \"time\":1763683200123,\"user\":\"al\",\"data\":\"h\\u0001\\\"é\"}}"
         );
         publication.user = None;
-        publication.payload = Payload::binary(vec![0, 255].into());
+        publication.payload = b"{\"a\":1}";
+        publication.kind = PayloadKind::Json;
+        assert!(text(&publication).ends_with(",\"data\":{\"a\":1}}}"));
+        publication.payload = &[0, 255];
+        publication.kind = PayloadKind::Binary;
         assert!(text(&publication).ends_with("\"time\":1763683200123,\"b64\":\"AP8=\"}}"));
         let position = Position {
             epoch: Epoch::from_number(7),
             offset: Offset(3),
         };
-        let joined = joined(&room, position, 2);
+        let joined = joined(&room, position, None, 2);
         let value: Value = serde_json::from_slice(&joined.bytes()[2..]).expect("JSON");
         assert_eq!(value["joined"]["epoch"], "7");
         assert_eq!(value["joined"]["online"], 2);
+        assert_eq!(value["joined"]["recovered"], false);
+        assert_eq!(value["joined"]["lost"], -1);
     }
 }

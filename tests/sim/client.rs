@@ -14,6 +14,10 @@ pub(super) struct Plan {
     pub(super) to: Option<String>,
     pub(super) json: bool,
     pub(super) echo: bool,
+    /// Where it was in each of its rooms before: room, epoch, offset.
+    pub(super) since: Vec<(String, String, u64)>,
+    /// How many of the newest publications it wants first.
+    pub(super) last: Option<usize>,
     /// Connects to `/echo` instead.
     pub(super) is_echo_endpoint: bool,
 }
@@ -122,6 +126,11 @@ impl Client {
             if plan.json {
                 query.push("format=json".into());
             }
+            for (room, epoch, offset) in &plan.since {
+                let room = room.replace('#', "%23");
+                query.push(format!("since={room}@{epoch}.{offset}"));
+            }
+            query.extend(plan.last.map(|count| format!("last={count}")));
             if !plan.echo {
                 query.push("echo=0".into());
             }

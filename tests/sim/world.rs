@@ -11,9 +11,9 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use roomcast::base::{AllowedOrigins, CloseReason, ConnId, Glob, Limits, Now, Prng};
+use roomcast::base::{CloseReason, ConnId, Glob, Limits, Now, Prng, RoomBudget};
 use roomcast::exchange::{Effect, Job};
-use roomcast::hub::{Hub, Reading, SocketAction, Written};
+use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
 
 use super::client::{Client, Plan, Seen, Stage};
@@ -60,20 +60,31 @@ impl World {
             batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
             heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
             ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
+            history_publications_max: one_of(&mut prng, &[0, 3, 20, 1000]),
+            history_bytes_max: one_of(&mut prng, &[3000, 20_000]),
+            history_ttl: Duration::from_secs(one_of(&mut prng, &[5, 3600]) as u64),
+            history_memory_bytes_max: one_of(&mut prng, &[20_000, 10 << 20]),
             ..Limits::default()
         };
         limits.check().expect("the simulator's limits hold");
         let workers = one_of(&mut prng, &[1, 2, 3]);
         let start = Instant::now();
+        let budget = RoomBudget::new(1000);
         let hub = Hub::new(
             limits.clone(),
-            AllowedOrigins::default(),
+            Gate::default(),
             workers,
             start,
             prng.next_u64(),
         );
         let shards = (0..workers)
-            .map(|_| RoomShard::new(&limits, prng.next_u64()))
+            .map(|_| {
+                let now = Now {
+                    instant: start,
+                    unix_ms: UNIX_MS,
+                };
+                RoomShard::new(&limits, workers, budget.clone(), now, prng.next_u64())
+            })
             .collect();
         Self {
             seed,
@@ -115,7 +126,7 @@ impl World {
     fn now(&self) -> Now {
         Now {
             instant: self.start + self.elapsed,
-            unix_ms: 1_700_000_000_000 + self.elapsed.as_millis() as u64,
+            unix_ms: UNIX_MS + self.elapsed.as_millis() as u64,
         }
     }
 
@@ -178,14 +189,21 @@ impl World {
         rooms.sort();
         rooms.dedup();
         let user = (self.prng.below(3) == 0).then(|| format!("u{}", self.prng.below(3)));
-        let plan = Plan {
+        let mut plan = Plan {
             rooms,
             to: (self.prng.below(5) == 0).then(|| format!("u{}", self.prng.below(3))),
             user,
             json: self.prng.below(2) == 0,
             echo: self.prng.below(4) != 0,
+            since: Vec::new(),
+            last: (self.prng.below(4) == 0).then(|| self.prng.below(12) as usize),
             is_echo_endpoint: self.prng.below(8) == 0,
         };
+        if self.prng.below(3) == 0
+            && let Some(index) = self.pick()
+        {
+            plan = self.plan_to_resume(index).unwrap_or(plan);
+        }
         self.peers += 1;
         let peer = SocketAddr::from(([127, 0, 0, 1], self.peers));
         let index = self.clients.len();
@@ -194,6 +212,32 @@ impl World {
             self.clients
                 .push(Client::new(id, peer, plan, &mut self.prng));
         }
+    }
+
+    /// What a json client does that comes back: the same rooms, after what it has seen of each.
+    fn plan_to_resume(&self, index: usize) -> Option<Plan> {
+        let client = &self.clients[index];
+        if !client.plan.json || client.plan.is_echo_endpoint || client.is_alive() {
+            return None;
+        }
+        let ledgers = self.ledgers(client);
+        let since: Vec<(String, String, u64)> = client
+            .plan
+            .rooms
+            .iter()
+            .filter_map(|room| {
+                let ledger = ledgers.get(room)?;
+                let seen = ledger.next.max(ledger.first) - 1;
+                Some((room.clone(), ledger.epoch.clone(), seen))
+            })
+            .collect();
+        let plan = Plan {
+            since,
+            last: None,
+            echo: true,
+            ..client.plan.clone()
+        };
+        (!plan.since.is_empty()).then_some(plan)
     }
 
     fn pick(&mut self) -> Option<usize> {
@@ -528,12 +572,12 @@ impl World {
             is_moving |= self.flush_one();
             self.flush_all();
             self.check();
-            if !is_moving
-                && self
-                    .shards
-                    .iter()
-                    .all(|shard| shard.poll_timeout().is_none())
-            {
+            let now = self.now().instant;
+            let gathers = |shard: &RoomShard| {
+                let soon = now + Duration::from_secs(1);
+                shard.poll_timeout().is_some_and(|deadline| deadline < soon)
+            };
+            if !is_moving && !self.shards.iter().any(gathers) {
                 return;
             }
             self.elapsed += Duration::from_millis(5);
@@ -625,14 +669,21 @@ impl World {
             .collect();
         let mut accounted = 0;
         for (room, at) in &client.joined_at {
-            let owed = self.owed(client, room, *at);
+            // Of the newest that it wanted first, it gets those that are still kept.
+            let earliest = at - client.plan.last.unwrap_or(0).min(*at);
+            let all = self.owed(client, room, earliest);
             let got: Vec<&[u8]> = seen
                 .iter()
                 .copied()
-                .filter(|payload| owed.contains(payload))
+                .filter(|payload| all.contains(payload))
                 .collect();
             accounted += got.len();
-            self.compare(client, room, &owed, &got);
+            let first = got
+                .first()
+                .and_then(|first| all.iter().position(|owed| owed == first));
+            let at_join = self.owed(client, room, *at).len();
+            let skipped = first.unwrap_or(all.len()).min(all.len() - at_join);
+            self.compare(client, room, &all[skipped..], &got);
         }
         assert_eq!(
             accounted,
@@ -669,7 +720,8 @@ impl World {
         }
     }
 
-    fn balance_json(&self, client: &Client) {
+    /// What a json client saw of each room, with the offsets checked one against the next.
+    fn ledgers(&self, client: &Client) -> BTreeMap<String, JsonLedger> {
         let mut rooms: BTreeMap<String, JsonLedger> = BTreeMap::new();
         for payload in payloads(client) {
             let value: serde_json::Value =
@@ -681,11 +733,7 @@ impl World {
             let room = || body["room"].as_str().expect("a room").to_owned();
             match kind.as_str() {
                 "joined" => {
-                    let offset = body["offset"].as_u64().expect("an offset");
-                    let ledger = JsonLedger {
-                        next: offset + 1,
-                        ..JsonLedger::default()
-                    };
+                    let ledger = JsonLedger::joined(client, &room(), body);
                     assert!(rooms.insert(room(), ledger).is_none(), "joined twice");
                 }
                 "publication" => {
@@ -701,27 +749,37 @@ impl World {
                 other => panic!("an unknown envelope: {other}"),
             }
         }
+        rooms
+    }
+
+    fn balance_json(&self, client: &Client) {
+        let ledgers = self.ledgers(client);
         for (room, at) in &client.joined_at {
-            let owed = self.owed(client, room, *at);
-            let Some(ledger) = rooms.get(room) else {
+            let Some(ledger) = ledgers.get(room) else {
                 assert!(!client.is_alive(), "{} {room}: never joined", client.id);
                 continue;
             };
             let got: Vec<&[u8]> = ledger.texts.iter().map(|text| text.as_bytes()).collect();
-            self.compare(client, room, &owed, &got);
             let is_lossy = self.limits.delivery(room) == roomcast::base::Delivery::Lossy;
-            if is_lossy && client.is_alive() {
-                let total = got.len() as u64 + ledger.skipped;
-                assert_eq!(
-                    total,
-                    owed.len() as u64,
-                    "{} {room}: received + skipped",
-                    client.id
-                );
-            }
+            // The publication with offset `o` of this epoch stands in the log at `o` places behind
+            // where the epoch began, which the offset at the join tells.
+            let epoch_at = *at as u64 - ledger.offset_at_join;
+            let first = ledger.first.min(ledger.offset_at_join + 1);
+            let owed = self.owed(client, room, (epoch_at + first - 1) as usize);
             if is_lossy {
+                self.compare(client, room, &owed, &got);
+                if client.is_alive() {
+                    let total = got.len() as u64 + ledger.skipped;
+                    assert_eq!(
+                        total,
+                        owed.len() as u64,
+                        "{} {room}: received + skipped",
+                        client.id
+                    );
+                }
                 continue;
             }
+            self.compare(client, room, &owed, &got);
             assert_eq!(
                 ledger.skipped, 0,
                 "{} {room}: skipped in a reliable room",
@@ -756,6 +814,9 @@ impl World {
             self.hub.handle_timeout(now, usize::MAX);
             self.settle();
         }
+        // What is kept of rooms is forgotten in time.
+        self.elapsed += Duration::from_secs(3700);
+        self.settle();
         assert_eq!(self.hub.connections_len(), 0, "connections stay behind");
         let counters = self.hub.counters();
         assert_eq!((counters.members, counters.rooms), (0, 0));
@@ -770,6 +831,10 @@ impl World {
 /// What a json member saw of one room.
 #[derive(Default)]
 struct JsonLedger {
+    epoch: String,
+    offset_at_join: u64,
+    /// The first publication that it is owed.
+    first: u64,
     next: u64,
     gaps: u64,
     skipped: u64,
@@ -777,6 +842,42 @@ struct JsonLedger {
 }
 
 impl JsonLedger {
+    /// Begins with the `joined` envelope, and checks what it says of a position that was given.
+    fn joined(client: &Client, room: &str, body: &serde_json::Value) -> Self {
+        let offset = body["offset"].as_u64().expect("an offset");
+        let lost = body["lost"].as_i64().expect("a number");
+        let epoch = body["epoch"].as_str().expect("an epoch");
+        assert_eq!(
+            body["recovered"] == true,
+            lost == 0,
+            "{}: {body}",
+            client.id
+        );
+        let mut first = offset + 1;
+        if let Some((_, since_epoch, since)) =
+            client.plan.since.iter().find(|(of, _, _)| of == room)
+        {
+            if epoch != since_epoch {
+                assert_eq!(lost, -1, "{}: another epoch: {body}", client.id);
+                first = 0;
+            } else {
+                assert!(lost >= 0 && *since <= offset, "{}: {body}", client.id);
+                first = since + 1 + lost as u64;
+            }
+        } else if client.plan.last.is_some() {
+            assert_eq!(lost, 0, "{}: {body}", client.id);
+            first = 0;
+        }
+        Self {
+            epoch: epoch.to_owned(),
+            offset_at_join: offset,
+            first: if first == 0 { offset + 1 } else { first },
+            // Where it begins is seen with the first publication, if it cannot be told before.
+            next: first,
+            ..Self::default()
+        }
+    }
+
     fn publication(
         &mut self,
         client: &Client,
@@ -784,6 +885,15 @@ impl JsonLedger {
         data: &serde_json::Value,
         b64: &serde_json::Value,
     ) {
+        if self.next == 0 {
+            // Its own publications, which it does not get, or skipped ones may stand where it
+            // became live.
+            let may_begin_later = !client.plan.echo || self.skipped > 0;
+            let is_whole = offset <= self.offset_at_join + 1 || may_begin_later;
+            assert!(is_whole, "{}: a gap at the join", client.id);
+            self.first = offset.min(self.offset_at_join + 1);
+            self.next = offset;
+        }
         assert!(
             offset >= self.next,
             "{}: offset {offset} came back",
@@ -812,3 +922,6 @@ fn payloads(client: &Client) -> impl Iterator<Item = &[u8]> {
         _ => None,
     })
 }
+
+/// The wall clock when the world begins.
+const UNIX_MS: u64 = 1_700_000_000_000;

@@ -1,0 +1,389 @@
+//! What `roomcast check` prints: the effective values, and what they allow memory to grow to.
+//!
+//! Owns: the wording and the arithmetic.
+//! Never: shows a secret, only whether there is one. It prints nothing itself; the caller has the
+//! stream and deals with its errors.
+//!
+//! Every bound here is a worst case that all connections would have to reach at once: their queues
+//! hold references, and members of one room share the bytes. The sums saturate instead of wrapping.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::base::{DuplicateLogin, Limits, Secret};
+
+use super::config::Config;
+
+/// What an idle connection with an identity may cost, in bytes.
+const IDLE_CONNECTION_BYTES: u128 = 3 << 10;
+
+/// A place in a send queue, in bytes: a reference, two ends and a count, twice for the spare room
+/// of a queue that grows by doubling.
+const QUEUE_ENTRY_BYTES: u128 = 48;
+
+/// Writes everything about a configuration.
+///
+/// # Errors
+/// When `out` takes no more.
+pub fn write(config: &Config, warnings: &[String], out: &mut dyn Write) -> io::Result<()> {
+    for warning in warnings {
+        writeln!(out, "Warning: {warning}")?;
+    }
+    writeln!(out, "Effective values:")?;
+    for (option, value) in values(config) {
+        writeln!(out, "  {option:<27} {value}")?;
+    }
+    writeln!(
+        out,
+        "\nMost memory, if all connections reached every bound at once:"
+    )?;
+    let bounds = bounds(config);
+    for bound in &bounds {
+        writeln!(
+            out,
+            "  {:<15} {:>12}  {}",
+            bound.of,
+            Bytes(bound.bytes).rounded(),
+            bound.terms
+        )?;
+    }
+    let sum = bounds
+        .iter()
+        .fold(0, |sum: u128, bound| sum.saturating_add(bound.bytes));
+    writeln!(out, "  {:<15} {:>12}", "together", Bytes(sum).rounded())?;
+    writeln!(
+        out,
+        "Send queues hold references: what several members wait for is there once, not once each."
+    )
+}
+
+/// One part of the memory, and how it comes about.
+struct Bound {
+    of: &'static str,
+    bytes: u128,
+    terms: String,
+}
+
+fn bounds(config: &Config) -> Vec<Bound> {
+    let limits = &config.limits;
+    let wide = |number: usize| number as u128;
+    let connections = wide(limits.connections_max);
+    let mut bounds = Vec::new();
+    let mut add = |of, bytes, terms| bounds.push(Bound { of, bytes, terms });
+
+    if limits.history_publications_max == 0 {
+        add("history", 0, "off".to_owned());
+    } else {
+        let bytes = wide(limits.history_memory_bytes_max);
+        add(
+            "history",
+            bytes,
+            "--history-memory, all rooms and bookkeeping".to_owned(),
+        );
+    }
+    add(
+        "connections",
+        connections * IDLE_CONNECTION_BYTES,
+        format!(
+            "{connections} connections x {} when idle",
+            Bytes(IDLE_CONNECTION_BYTES)
+        ),
+    );
+    // A queue may go over its bound by one merge while its socket takes bytes.
+    let (queue, merge) = (
+        wide(limits.outbound_bytes_max),
+        wide(limits.merge_bytes_max()),
+    );
+    let places = wide(limits.outbound_publications_max);
+    let entries = places.saturating_mul(QUEUE_ENTRY_BYTES);
+    add(
+        "send queues",
+        connections.saturating_mul(queue + merge + entries),
+        format!(
+            "{connections} connections x ({} --outbound-queue-size + {} one merge over it + \
+             {places} places x {QUEUE_ENTRY_BYTES} B)",
+            Bytes(queue),
+            Bytes(merge)
+        ),
+    );
+    // The bound in bytes is looked at before a message is taken, so the last one may pass it.
+    let (message, inbound) = (
+        wide(limits.message_bytes_max),
+        wide(limits.inbound_bytes_max()),
+    );
+    add(
+        "inbound",
+        connections.saturating_mul(inbound + 2 * message),
+        format!(
+            "{connections} connections x ({} waiting for workers + {} the last of them + {} \
+             arriving)",
+            Bytes(inbound),
+            Bytes(message),
+            Bytes(message)
+        ),
+    );
+    let effects = wide(limits.effects_max);
+    add(
+        "effects",
+        effects.saturating_mul(merge),
+        format!("{effects} effects x {} one merge", Bytes(merge)),
+    );
+    let queues = wide(config.workers.max(1));
+    let jobs = wide(limits.jobs_max);
+    add(
+        "jobs",
+        0,
+        format!("{queues} queues x {jobs} jobs; their bytes are counted under inbound"),
+    );
+    bounds
+}
+
+fn values(config: &Config) -> Vec<(&'static str, String)> {
+    let mut values = listener_values(config);
+    values.extend(connection_values(config));
+    values.extend(room_values(&config.limits));
+    values.extend([
+        ("--token-secret-file", is_set(config.token_secret.as_ref())),
+        ("--log-level", config.log_level.to_string().to_lowercase()),
+    ]);
+    values
+}
+
+fn listener_values(config: &Config) -> Vec<(&'static str, String)> {
+    let admin = config.admin_listen.map(|address| address.to_string());
+    vec![
+        ("--listen", list(&config.listen)),
+        ("--admin-listen", or_off(admin)),
+        ("--allowed-origin", config.allowed_origins.to_string()),
+        ("--workers", config.workers.to_string()),
+    ]
+}
+
+fn connection_values(config: &Config) -> Vec<(&'static str, String)> {
+    let limits = &config.limits;
+    let per_ip = count_or_off(limits.connections_per_ip_max);
+    let heartbeat = limits.heartbeat_interval.map(duration);
+    vec![
+        ("--max-connections", limits.connections_max.to_string()),
+        ("--max-connections-per-ip", per_ip),
+        ("--max-message-size", size(limits.message_bytes_max)),
+        (
+            "--max-rooms-per-connection",
+            limits.rooms_per_connection_max.to_string(),
+        ),
+        ("--handshake-timeout", duration(limits.handshake_timeout)),
+        ("--inbound-queue", limits.inbound_messages_max.to_string()),
+        (
+            "--outbound-queue",
+            limits.outbound_publications_max.to_string(),
+        ),
+        ("--outbound-queue-size", size(limits.outbound_bytes_max)),
+        ("--write-timeout", duration(limits.write_timeout)),
+        ("--message-rate", count_or_off(limits.message_rate as usize)),
+        ("--message-burst", limits.message_burst.to_string()),
+        (
+            "--ping-interval",
+            or_off(limits.ping_interval.map(duration)),
+        ),
+        ("--pong-timeout", duration(limits.pong_timeout)),
+        ("--heartbeat-interval", or_off(heartbeat)),
+        ("--heartbeat-text", format!("{:?}", limits.heartbeat_text)),
+        ("--duplicate-login", duplicate_login(limits).to_owned()),
+        ("--gzip-min-size", size(limits.gzip_bytes_min)),
+    ]
+}
+
+fn room_values(limits: &Limits) -> Vec<(&'static str, String)> {
+    let lossy = limits.lossy_rooms.iter().map(|glob| glob.as_str());
+    let lossy = lossy.collect::<Vec<_>>();
+    let history = count_or_off(limits.history_publications_max);
+    vec![
+        (
+            "--lossy-room",
+            if lossy.is_empty() {
+                "none".to_owned()
+            } else {
+                list(&lossy)
+            },
+        ),
+        ("--batch-interval", duration(limits.batch_interval)),
+        ("--max-rooms", limits.rooms_max.to_string()),
+        ("--history-size", history),
+        ("--history-bytes", size(limits.history_bytes_max)),
+        ("--history-ttl", duration(limits.history_ttl)),
+        ("--history-memory", size(limits.history_memory_bytes_max)),
+    ]
+}
+
+fn is_set(secret: Option<&Secret>) -> String {
+    if secret.is_some() { "set" } else { "not set" }.to_owned()
+}
+
+fn duplicate_login(limits: &Limits) -> &'static str {
+    match limits.duplicate_login {
+        DuplicateLogin::Allow => "allow",
+        DuplicateLogin::Replace => "replace",
+        DuplicateLogin::Refuse => "refuse",
+    }
+}
+
+fn list(items: &[impl Display]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn or_off(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "off".to_owned())
+}
+
+fn count_or_off(count: usize) -> String {
+    or_off((count > 0).then(|| count.to_string()))
+}
+
+fn size(bytes: usize) -> String {
+    Bytes(bytes as u128).to_string()
+}
+
+/// As the option is written: whole seconds, or milliseconds.
+fn duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    match milliseconds {
+        0 => "0".to_owned(),
+        _ if milliseconds.is_multiple_of(3_600_000) => format!("{}h", milliseconds / 3_600_000),
+        _ if milliseconds.is_multiple_of(1000) => format!("{}s", milliseconds / 1000),
+        _ => format!("{milliseconds}ms"),
+    }
+}
+
+/// A number of bytes, shown exactly in the largest unit that allows it.
+#[derive(Clone, Copy)]
+struct Bytes(u128);
+
+impl Bytes {
+    const UNITS: [(&'static str, u128); 4] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ];
+
+    /// To a tenth of a unit, upwards: a bound must not look smaller than it is.
+    fn rounded(self) -> String {
+        for (unit, scale) in Self::UNITS {
+            if self.0 >= scale {
+                let tenths = self.0.saturating_mul(10).div_ceil(scale);
+                return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+            }
+        }
+        format!("{} B", self.0)
+    }
+}
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (unit, scale) in &Self::UNITS[1..] {
+            if self.0 > 0 && self.0.is_multiple_of(*scale) {
+                return write!(f, "{}{unit}", self.0 / scale);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cli::Cli;
+
+    use super::*;
+
+    fn text(args: &[&str], change: impl FnOnce(&mut Config)) -> String {
+        let args = ["roomcast"].iter().chain(args);
+        let cli = Cli::try_from_args(args).expect("the options are well formed");
+        let (mut config, _) = Config::from_cli(cli).expect("the options hold");
+        change(&mut config);
+        let mut out = Vec::new();
+        write(&config, &["look out".to_owned()], &mut out).expect("a vector takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn every_option_is_shown() {
+        let text = text(&[], |_| ());
+        for variable in Cli::variables() {
+            let variable = variable.into_string().expect("a name is text");
+            let option = variable.replace("ROOMCAST_", "--").replace('_', "-");
+            let option = format!("  {} ", option.to_lowercase());
+            assert!(text.contains(&option), "{option} is not in {text}");
+        }
+        assert!(text.starts_with("Warning: look out\n"), "{text}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let text = text(&[], |config| {
+            config.token_secret = Some(Secret::new(b"hunter2"));
+        });
+        assert!(!text.contains("hunter2"), "{text}");
+        let find = |option: &str| {
+            let line = text.lines().find(|line| line.contains(option));
+            line.expect("a line for the option")
+                .split_once("  set")
+                .is_some()
+        };
+        assert!(find("--token-secret-file"));
+    }
+
+    #[test]
+    fn the_arithmetic_adds_up() {
+        let args = [
+            "--max-connections=10",
+            "--max-message-size=64KiB",
+            "--inbound-queue=1000",
+            "--outbound-queue-size=1MiB",
+            "--outbound-queue=1000",
+            "--history-memory=256MiB",
+        ];
+        let of = |args: &[&str]| {
+            let cli = Cli::try_from_args(["roomcast"].iter().chain(args)).expect("well formed");
+            let (config, _) = Config::from_cli(cli).expect("the options hold");
+            bounds(&config)
+                .iter()
+                .map(|bound| bound.bytes)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&args),
+            [
+                256 << 20,
+                10 * (3 << 10),
+                10 * ((3 << 19) + 48_000),
+                10 * ((256 << 10) + (128 << 10)),
+                4096 << 19,
+                0
+            ]
+        );
+        assert_eq!(of(&["--history-size=0"])[0], 0);
+    }
+
+    #[test]
+    fn numbers_are_shown_as_they_are_typed() {
+        for (bytes, exact, rounded) in [
+            (0, "0B", "0 B"),
+            (1023, "1023B", "1023 B"),
+            (1024, "1KiB", "1.0 KiB"),
+            (1025, "1025B", "1.1 KiB"),
+            (3 << 19, "1536KiB", "1.5 MiB"),
+            (1 << 40, "1024GiB", "1.0 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), exact);
+            assert_eq!(Bytes(bytes).rounded(), rounded);
+        }
+        for (ms, expected) in [(0, "0"), (20, "20ms"), (54_000, "54s"), (3_600_000, "1h")] {
+            assert_eq!(duration(Duration::from_millis(ms)), expected);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The newest publications of one room.
+//!
+//! Owns: a ring of publications without gaps, bounded by count, payload bytes and age.
+//! Never: numbers a publication or decides who gets it.
+//!
+//! Invariants
+//! - Entry `i` is the publication with offset `first + i`, and the last entry is the room's newest.
+//! - `bytes` is the sum of the payloads.
+//! - Whatever was published after `complete_since` is here.
+
+use std::collections::VecDeque;
+
+use crate::base::{ConnId, Limits, Offset, UserId};
+use crate::wire::frame::PayloadKind;
+use crate::wire::raw::Publication;
+
+/// How much of a room is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    publications_max: usize,
+    bytes_max: usize,
+    ttl_s: u32,
+}
+
+impl Bounds {
+    /// The bounds of a room's history among all bounds.
+    #[must_use]
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            publications_max: limits.history_publications_max,
+            bytes_max: limits.history_bytes_max,
+            ttl_s: u32::try_from(limits.history_ttl.as_secs())
+                .unwrap_or(u32::MAX)
+                .max(1),
+        }
+    }
+}
+
+/// The newest publications of one room.
+#[derive(Debug)]
+pub struct History {
+    entries: VecDeque<Kept>,
+    first: Offset,
+    bytes: usize,
+    complete_since_ms: u64,
+}
+
+/// One publication: 56 bytes beside its payload.
+#[derive(Debug)]
+struct Kept {
+    payload: Box<[u8]>,
+    user: Option<UserId>,
+    unix_ms: u64,
+    origin: ConnId,
+    /// Monotonic time in seconds since the shard began, for the age.
+    kept_at_s: u32,
+    kind: PayloadKind,
+}
+
+impl History {
+    /// A history whose next publication is `next`; nothing published after `complete_since_ms` is
+    /// missing.
+    #[must_use]
+    pub fn new(next: Offset, complete_since_ms: u64) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            first: next,
+            bytes: 0,
+            complete_since_ms,
+        }
+    }
+
+    /// Keeps the room's newest publication and forgets what is over the bounds.
+    pub fn push(&mut self, publication: &Publication<'_>, now_s: u32, bounds: &Bounds) {
+        debug_assert_eq!(publication.offset, self.next(), "a gap in the history");
+        if bounds.publications_max == 0 {
+            self.first = publication.offset.next();
+            self.complete_since_ms = self.complete_since_ms.max(publication.unix_ms);
+            return;
+        }
+        if self.entries.len() == self.entries.capacity() {
+            // A quarter more, not twice as many: a large history is mostly full.
+            self.entries.reserve_exact((self.entries.len() / 4).max(4));
+        }
+        self.entries.push_back(Kept {
+            payload: publication.payload.into(),
+            user: publication.user.cloned(),
+            origin: publication.origin,
+            unix_ms: publication.unix_ms,
+            kept_at_s: now_s,
+            kind: publication.kind,
+        });
+        self.bytes += publication.payload.len();
+        while self.entries.len() > bounds.publications_max || self.bytes > bounds.bytes_max {
+            self.drop_oldest();
+        }
+        self.trim_age(now_s, bounds);
+    }
+
+    /// Forgets what is too old.
+    pub fn trim_age(&mut self, now_s: u32, bounds: &Bounds) {
+        while self
+            .oldest_expiry_s(bounds)
+            .is_some_and(|expiry| expiry <= now_s)
+        {
+            self.drop_oldest();
+        }
+    }
+
+    /// When the oldest publication becomes too old, in seconds since the shard began.
+    #[must_use]
+    pub fn oldest_expiry_s(&self, bounds: &Bounds) -> Option<u32> {
+        self.entries
+            .front()
+            .map(|kept| kept.kept_at_s.saturating_add(bounds.ttl_s))
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        while !self.entries.is_empty() {
+            self.drop_oldest();
+        }
+        self.entries = VecDeque::new();
+    }
+
+    /// Offset of the oldest publication kept, or of the next one if none is.
+    #[must_use]
+    pub fn first(&self) -> Offset {
+        self.first
+    }
+
+    /// Nothing published after this time, in milliseconds since 1970, has been forgotten.
+    #[must_use]
+    pub fn complete_since_ms(&self) -> u64 {
+        self.complete_since_ms
+    }
+
+    /// The publications after `after`, oldest first.
+    pub fn after(&self, after: Offset) -> impl Iterator<Item = Publication<'_>> {
+        let skipped = after.next().0.saturating_sub(self.first.0);
+        let skipped = usize::try_from(skipped)
+            .unwrap_or(usize::MAX)
+            .min(self.entries.len());
+        let first = self.first;
+        self.entries
+            .range(skipped..)
+            .enumerate()
+            .map(move |(index, kept)| Publication {
+                offset: Offset(first.0 + (skipped + index) as u64),
+                unix_ms: kept.unix_ms,
+                origin: kept.origin,
+                user: kept.user.as_ref(),
+                kind: kept.kind,
+                payload: &kept.payload,
+            })
+    }
+
+    /// Offset of the newest publication that is not after `unix_ms`, or of the one before the
+    /// oldest kept.
+    #[must_use]
+    pub fn offset_at(&self, unix_ms: u64) -> Offset {
+        // From the newest back: the wall clock may have been set, and what was published since is
+        // what is asked for.
+        let newer = self
+            .entries
+            .iter()
+            .rev()
+            .take_while(|kept| kept.unix_ms > unix_ms)
+            .count();
+        Offset(self.next().0 - 1 - newer as u64)
+    }
+
+    /// What it takes in memory, bookkeeping included, in bytes.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        let allocator = self.entries.len() * ALLOCATION_BYTES;
+        self.bytes + self.entries.capacity() * size_of::<Kept>() + allocator
+    }
+
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of publications kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn next(&self) -> Offset {
+        Offset(self.first.0 + self.entries.len() as u64)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(kept) = self.entries.pop_front() {
+            self.bytes -= kept.payload.len();
+            self.first = self.first.next();
+            self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
+        }
+    }
+}
+
+/// What the allocator takes for one payload beside its bytes, rounding included.
+const ALLOCATION_BYTES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn publication(offset: u64, payload: &[u8], unix_ms: u64) -> Publication<'_> {
+        let kind = PayloadKind::Text;
+        Publication {
+            offset: Offset(offset),
+            unix_ms,
+            origin: ConnId::NONE,
+            user: None,
+            kind,
+            payload,
+        }
+    }
+
+    fn offsets(history: &History, after: u64) -> Vec<u64> {
+        history
+            .after(Offset(after))
+            .map(|publication| publication.offset.0)
+            .collect()
+    }
+
+    #[test]
+    fn whichever_bound_is_met_first_trims() {
+        let limits = Limits {
+            history_publications_max: 3,
+            history_bytes_max: 10,
+            history_ttl: Duration::from_secs(5),
+            ..Limits::default()
+        };
+        let limits = Bounds::of(&limits);
+        let mut history = History::new(Offset(1), 0);
+        for offset in 1..=4 {
+            history.push(&publication(offset, b"ab", offset * 10), 0, &limits);
+        }
+        assert_eq!(offsets(&history, 0), [2, 3, 4]);
+        assert_eq!(history.complete_since_ms(), 10);
+        history.push(&publication(5, b"12345678", 50), 1, &limits);
+        assert_eq!(offsets(&history, 0), [4, 5]);
+        assert_eq!(offsets(&history, 4), [5]);
+        assert_eq!(offsets(&history, 5), [0; 0]);
+        assert_eq!(offsets(&history, u64::MAX - 1), [0; 0]);
+        history.trim_age(4, &limits);
+        assert_eq!(history.len(), 2);
+        history.trim_age(5, &limits);
+        assert_eq!(offsets(&history, 0), [5]);
+        history.push(&publication(6, &[0; 11], 60), 6, &limits);
+        assert!(history.is_empty(), "larger than the whole history");
+        assert_eq!(
+            (history.first(), history.complete_since_ms()),
+            (Offset(7), 60)
+        );
+    }
+
+    #[test]
+    fn times_are_found_from_the_newest_back() {
+        let limits = Bounds::of(&Limits::default());
+        let start = 1 << 40;
+        let mut history = History::new(Offset(start), 5);
+        for (index, unix_ms) in [10, 20, 20, 30].into_iter().enumerate() {
+            let offset = start + index as u64;
+            history.push(&publication(offset, b"x", unix_ms), 0, &limits);
+        }
+        for (unix_ms, after) in [(0, 0), (10, 1), (19, 1), (20, 3), (29, 3), (30, 4), (99, 4)] {
+            assert_eq!(
+                history.offset_at(unix_ms),
+                Offset(start - 1 + after),
+                "{unix_ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_publication_costs_at_most_96_bytes_beside_its_payload() {
+        let limits = Bounds::of(&Limits::default());
+        let mut history = History::new(Offset(1), 0);
+        for offset in 1..=1000 {
+            history.push(&publication(offset, &[0; 100], 0), 0, &limits);
+            if offset >= 20 {
+                let extra = history.cost_bytes() - offset as usize * 100;
+                assert!(extra <= offset as usize * 96, "{offset}: {extra}");
+            }
+        }
+    }
+}

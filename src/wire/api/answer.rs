@@ -1,0 +1,537 @@
+//! Answers of the API: what hub and shards found out, written as JSON.
+//!
+//! Owns: the names and the order of members. Every number is written in full; readers that turn
+//! numbers into doubles, as JavaScript does, see offsets exactly up to 2^53.
+//! Never: leaves out or sorts anything; rows come in the order they are given.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Serialize;
+
+use super::{ApiCode, ApiMethod};
+use crate::base::{Offset, Position, RoomName, UserId};
+use crate::wire::frame::PayloadKind;
+
+/// What a call came to.
+pub type ApiReply = Result<ApiResult, ApiCode>;
+
+/// What a call that succeeded found out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ApiResult {
+    /// Nothing: it is done. For `publish_all`, `disconnect`, `unsubscribe` and `history_remove`.
+    Done,
+    /// Where a publication is in its room.
+    Published(Position),
+    /// One response for each channel of a broadcast, in request order.
+    Broadcast(Vec<Result<Position, ApiCode>>),
+    /// Who is in a room, each client once.
+    Presence(Vec<PresenceRow>),
+    /// How many are in a room.
+    PresenceStats {
+        /// Connections.
+        clients: usize,
+        /// Different users among them.
+        users: usize,
+    },
+    /// What was published in a room.
+    History {
+        /// The publications, in the direction asked for.
+        publications: HistoryPage,
+        /// The position of the newest publication of the room, not of the page.
+        top: Position,
+    },
+    /// Rooms and how many connections are in each, every room once.
+    Channels(Vec<(RoomName, usize)>),
+    /// Connections.
+    Connections(Vec<ConnectionRow>),
+    /// Nodes.
+    Info(Vec<NodeRow>),
+}
+
+/// A member of a room.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresenceRow {
+    /// Its client id.
+    pub client: Box<str>,
+    /// Who it is, if known.
+    pub user: Option<UserId>,
+    /// What its token says about it: the text of a JSON value.
+    pub info: Option<Box<str>>,
+}
+
+/// Publications of a room's history, written as they are pushed: whoever owns a history lends its
+/// publications and copies none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HistoryPage {
+    /// The items of the list, without the brackets.
+    json: Vec<u8>,
+    len: usize,
+}
+
+impl HistoryPage {
+    /// Appends a publication with its number, when it was numbered in milliseconds since 1970, who
+    /// published it, if known, and what was published.
+    pub fn push(
+        &mut self,
+        offset: Offset,
+        unix_ms: u64,
+        user: Option<&UserId>,
+        kind: PayloadKind,
+        payload: &[u8],
+    ) {
+        if self.len > 0 {
+            self.json.push(b',');
+        }
+        self.len += 1;
+        let mut object = Object::open(&mut self.json);
+        match (kind, std::str::from_utf8(payload)) {
+            (PayloadKind::Json, Ok(text)) => put_json(object.key("data"), text),
+            (PayloadKind::Text, Ok(text)) => object.member("data", text),
+            _ => object.member("b64data", &BASE64.encode(payload)),
+        }
+        object.member("offset", &offset.0);
+        object.member("time", &unix_ms);
+        if let Some(user) = user {
+            put_client(object.key("info"), Some(user), "", None);
+        }
+        object.close();
+    }
+
+    /// Number of publications.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was pushed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that its publications take in the answer. What was published is at most six times as
+    /// long in JSON.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        self.json.len()
+    }
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnectionRow {
+    /// Its client id.
+    pub client: Box<str>,
+    /// The address it comes from.
+    pub peer: Box<str>,
+    /// Who it is, if known.
+    pub user: Option<UserId>,
+    /// The rooms it is in.
+    pub rooms: Vec<RoomName>,
+    /// How long it has been there, in milliseconds.
+    pub age_ms: u64,
+    /// Publications queued for it.
+    pub queued: usize,
+    /// Bytes queued for it.
+    pub queued_bytes: usize,
+    /// Publications delivered to it.
+    pub sent: u64,
+    /// Publications it was too slow for.
+    pub skipped: u64,
+}
+
+/// A node and its figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRow {
+    /// Different for every start of a daemon.
+    pub uid: Box<str>,
+    /// What the operator calls it.
+    pub name: Box<str>,
+    /// The version of the daemon.
+    pub version: Box<str>,
+    /// Connections.
+    pub clients: usize,
+    /// Different users among them.
+    pub users: usize,
+    /// Rooms.
+    pub channels: usize,
+    /// Memberships.
+    pub subscriptions: usize,
+    /// Seconds since the daemon started.
+    pub uptime_secs: u64,
+    /// Share of one core used lately, in per cent.
+    pub cpu_percent: f64,
+    /// Memory of the process, in bytes.
+    pub rss_bytes: u64,
+}
+
+/// Writes the answer to a call that is not a batch, or the error of one that is:
+/// `{"result":{…}}` or `{"error":{…}}`.
+#[must_use]
+pub fn answer(reply: &ApiReply) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    put_reply(&mut out, "result", reply);
+    out
+}
+
+/// Writes the answer to a batch: `{"replies":[…]}`, without `result` around it. Each reply goes
+/// with the method it is of; for an error it does not matter which, so a command that could not be
+/// read may give any.
+#[must_use]
+pub fn batch_answer(replies: &[(ApiMethod, ApiReply)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 * replies.len());
+    let mut answer = Object::open(&mut out);
+    put_list(answer.key("replies"), replies, |out, (method, reply)| {
+        put_reply(out, method.name(), reply);
+    });
+    answer.close();
+    out
+}
+
+fn put_reply(out: &mut Vec<u8>, name: &str, reply: &ApiReply) {
+    let mut object = Object::open(out);
+    match reply {
+        Ok(result) => put_result(object.key(name), result),
+        Err(code) => put_error(object.key("error"), *code),
+    }
+    object.close();
+}
+
+fn put_error(out: &mut Vec<u8>, code: ApiCode) {
+    let mut object = Object::open(out);
+    object.member("code", &code.number());
+    object.member("message", code.message());
+    object.close();
+}
+
+fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
+    let mut object = Object::open(out);
+    match result {
+        ApiResult::Done => {}
+        ApiResult::Published(position) => put_position(&mut object, *position),
+        ApiResult::Broadcast(responses) => {
+            put_list(object.key("responses"), responses, put_response);
+        }
+        ApiResult::Presence(rows) => {
+            let mut map = Object::open(object.key("presence"));
+            for row in rows {
+                let out = map.key(&row.client);
+                put_client(out, row.user.as_ref(), &row.client, row.info.as_deref());
+            }
+            map.close();
+        }
+        ApiResult::PresenceStats { clients, users } => {
+            object.member("num_clients", clients);
+            object.member("num_users", users);
+        }
+        ApiResult::History { publications, top } => {
+            let out = object.key("publications");
+            out.push(b'[');
+            out.extend_from_slice(&publications.json);
+            out.push(b']');
+            put_position(&mut object, *top);
+        }
+        ApiResult::Channels(rows) => {
+            let mut map = Object::open(object.key("channels"));
+            for (name, clients) in rows {
+                let mut row = Object::open(map.key(name.as_str()));
+                row.member("num_clients", clients);
+                row.close();
+            }
+            map.close();
+        }
+        ApiResult::Connections(rows) => {
+            put_list(object.key("connections"), rows, put_connection);
+        }
+        ApiResult::Info(rows) => put_list(object.key("nodes"), rows, put_node),
+    }
+    object.close();
+}
+
+fn put_response(out: &mut Vec<u8>, response: &Result<Position, ApiCode>) {
+    let mut object = Object::open(out);
+    match response {
+        Ok(position) => {
+            let mut result = Object::open(object.key("result"));
+            put_position(&mut result, *position);
+            result.close();
+        }
+        Err(code) => put_error(object.key("error"), *code),
+    }
+    object.close();
+}
+
+fn put_position(object: &mut Object<'_>, position: Position) {
+    object.member("offset", &position.offset.0);
+    object.member("epoch", position.epoch.as_str());
+}
+
+/// Centrifugo's `ClientInfo`, whose user and client are always there.
+fn put_client(out: &mut Vec<u8>, user: Option<&UserId>, client: &str, info: Option<&str>) {
+    let mut object = Object::open(out);
+    object.member("user", user.map_or("", UserId::as_str));
+    object.member("client", client);
+    if let Some(info) = info {
+        put_json(object.key("conn_info"), info);
+    }
+    object.close();
+}
+
+fn put_connection(out: &mut Vec<u8>, row: &ConnectionRow) {
+    let mut object = Object::open(out);
+    object.member("id", &row.client);
+    object.member("peer", &row.peer);
+    object.member("user", row.user.as_ref().map_or("", UserId::as_str));
+    put_list(object.key("rooms"), &row.rooms, |out, room| {
+        put(out, room.as_str());
+    });
+    object.member("age_ms", &row.age_ms);
+    object.member("queued", &row.queued);
+    object.member("queued_bytes", &row.queued_bytes);
+    object.member("sent", &row.sent);
+    object.member("skipped", &row.skipped);
+    object.close();
+}
+
+fn put_node(out: &mut Vec<u8>, row: &NodeRow) {
+    let mut object = Object::open(out);
+    object.member("uid", &row.uid);
+    object.member("name", &row.name);
+    object.member("version", &row.version);
+    object.member("num_clients", &row.clients);
+    object.member("num_users", &row.users);
+    object.member("num_channels", &row.channels);
+    object.member("num_subs", &row.subscriptions);
+    object.member("uptime", &row.uptime_secs);
+    let mut process = Object::open(object.key("process"));
+    process.member("cpu", &row.cpu_percent);
+    process.member("rss", &row.rss_bytes);
+    process.close();
+    object.close();
+}
+
+/// An object on its way out.
+struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    is_empty: bool,
+}
+
+impl<'a> Object<'a> {
+    fn open(out: &'a mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self {
+            out,
+            is_empty: true,
+        }
+    }
+
+    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+        put(self.key(name), value);
+    }
+
+    /// Writes the name of a member; its value is to be written next.
+    fn key(&mut self, name: &str) -> &mut Vec<u8> {
+        if !self.is_empty {
+            self.out.push(b',');
+        }
+        self.is_empty = false;
+        put(self.out, name);
+        self.out.push(b':');
+        self.out
+    }
+
+    fn close(self) {
+        self.out.push(b'}');
+    }
+}
+
+fn put_list<T>(out: &mut Vec<u8>, items: &[T], put_item: impl Fn(&mut Vec<u8>, &T)) {
+    out.push(b'[');
+    for (place, item) in items.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        put_item(out, item);
+    }
+    out.push(b']');
+}
+
+/// Writes the text of a JSON value that was checked when it came in.
+fn put_json(out: &mut Vec<u8>, text: &str) {
+    debug_assert!(
+        serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok(),
+        "only JSON may be put into JSON as it stands"
+    );
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value)
+        .expect("writing a string or a number into a vector cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Epoch;
+
+    fn check(reply: &ApiReply, expected: &str) {
+        let found = String::from_utf8(answer(reply)).expect("JSON is UTF-8");
+        serde_json::from_str::<serde::de::IgnoredAny>(&found).expect("JSON");
+        assert_eq!(found, expected);
+    }
+
+    fn at(offset: u64) -> Position {
+        Position {
+            epoch: Epoch::from_number(7),
+            offset: Offset(offset),
+        }
+    }
+
+    fn user(id: &str) -> Option<UserId> {
+        Some(UserId::new(id).expect("a good id"))
+    }
+
+    fn room(name: &str) -> RoomName {
+        RoomName::new(name).expect("a good name")
+    }
+
+    #[test]
+    fn results_and_errors_have_centrifugos_form() {
+        check(&Ok(ApiResult::Done), r#"{"result":{}}"#);
+        check(
+            &Err(ApiCode::BadRequest),
+            r#"{"error":{"code":107,"message":"bad request"}}"#,
+        );
+        check(
+            &Ok(ApiResult::Published(at(u64::MAX))),
+            r#"{"result":{"offset":18446744073709551615,"epoch":"7"}}"#,
+        );
+        check(
+            &Ok(ApiResult::Broadcast(vec![
+                Ok(at(1)),
+                Err(ApiCode::Internal),
+                Ok(at(2)),
+            ])),
+            r#"{"result":{"responses":[{"result":{"offset":1,"epoch":"7"}},{"error":{"code":100,"message":"internal server error"}},{"result":{"offset":2,"epoch":"7"}}]}}"#,
+        );
+        check(
+            &Ok(ApiResult::PresenceStats {
+                clients: 3,
+                users: 2,
+            }),
+            r#"{"result":{"num_clients":3,"num_users":2}}"#,
+        );
+    }
+
+    #[test]
+    fn empty_lists_and_maps_are_there() {
+        check(
+            &Ok(ApiResult::Presence(Vec::new())),
+            r#"{"result":{"presence":{}}}"#,
+        );
+        check(
+            &Ok(ApiResult::History {
+                publications: HistoryPage::default(),
+                top: at(0),
+            }),
+            r#"{"result":{"publications":[],"offset":0,"epoch":"7"}}"#,
+        );
+        check(
+            &Ok(ApiResult::Channels(Vec::new())),
+            r#"{"result":{"channels":{}}}"#,
+        );
+        check(
+            &Ok(ApiResult::Connections(Vec::new())),
+            r#"{"result":{"connections":[]}}"#,
+        );
+        check(
+            &Ok(ApiResult::Info(Vec::new())),
+            r#"{"result":{"nodes":[]}}"#,
+        );
+    }
+
+    #[test]
+    fn rows_have_the_documented_members() {
+        check(
+            &Ok(ApiResult::Presence(vec![
+                PresenceRow {
+                    client: "5.1".into(),
+                    user: user("a\"l"),
+                    info: Some(r#"{"z":1.10}"#.into()),
+                },
+                PresenceRow {
+                    client: "6.0".into(),
+                    user: None,
+                    info: None,
+                },
+            ])),
+            r#"{"result":{"presence":{"5.1":{"user":"a\"l","client":"5.1","conn_info":{"z":1.10}},"6.0":{"user":"","client":"6.0"}}}}"#,
+        );
+        let mut publications = HistoryPage::default();
+        assert!(publications.is_empty());
+        for (offset, user, kind, payload) in [
+            (1, user("al"), PayloadKind::Text, &b"h\"i"[..]),
+            (2, None, PayloadKind::Json, b"{\"b\":1e999}"),
+            (3, None, PayloadKind::Binary, &[0, 255]),
+        ] {
+            let unix_ms = 1_763_683_200_123;
+            publications.push(Offset(offset), unix_ms, user.as_ref(), kind, payload);
+        }
+        assert_eq!(publications.len(), 3);
+        check(
+            &Ok(ApiResult::History {
+                publications,
+                top: at(3),
+            }),
+            r#"{"result":{"publications":[{"data":"h\"i","offset":1,"time":1763683200123,"info":{"user":"al","client":""}},{"data":{"b":1e999},"offset":2,"time":1763683200123},{"b64data":"AP8=","offset":3,"time":1763683200123}],"offset":3,"epoch":"7"}}"#,
+        );
+        check(
+            &Ok(ApiResult::Channels(vec![(room("z\\"), 3), (room("a"), 0)])),
+            r#"{"result":{"channels":{"z\\":{"num_clients":3},"a":{"num_clients":0}}}}"#,
+        );
+        check(
+            &Ok(ApiResult::Connections(vec![ConnectionRow {
+                client: "5.1".into(),
+                peer: "127.0.0.1:5555".into(),
+                user: None,
+                rooms: vec![room("a"), room("#b")],
+                age_ms: 12,
+                queued: 1,
+                queued_bytes: 20,
+                sent: 3,
+                skipped: 4,
+            }])),
+            r##"{"result":{"connections":[{"id":"5.1","peer":"127.0.0.1:5555","user":"","rooms":["a","#b"],"age_ms":12,"queued":1,"queued_bytes":20,"sent":3,"skipped":4}]}}"##,
+        );
+        check(
+            &Ok(ApiResult::Info(vec![NodeRow {
+                uid: "u".into(),
+                name: "n".into(),
+                version: "0.1.0".into(),
+                clients: 1,
+                users: 2,
+                channels: 3,
+                subscriptions: 4,
+                uptime_secs: 5,
+                cpu_percent: 1.5,
+                rss_bytes: 6,
+            }])),
+            r#"{"result":{"nodes":[{"uid":"u","name":"n","version":"0.1.0","num_clients":1,"num_users":2,"num_channels":3,"num_subs":4,"uptime":5,"process":{"cpu":1.5,"rss":6}}]}}"#,
+        );
+    }
+
+    #[test]
+    fn a_batch_is_answered_without_a_result_around_it() {
+        let replies = [
+            (ApiMethod::Publish, Ok(ApiResult::Published(at(1)))),
+            (ApiMethod::Batch, Err(ApiCode::MethodNotFound)),
+            (ApiMethod::PublishAll, Ok(ApiResult::Done)),
+        ];
+        assert_eq!(
+            String::from_utf8(batch_answer(&replies)).expect("JSON is UTF-8"),
+            r#"{"replies":[{"publish":{"offset":1,"epoch":"7"}},{"error":{"code":104,"message":"method not found"}},{"publish_all":{}}]}"#
+        );
+        assert_eq!(batch_answer(&[]), br#"{"replies":[]}"#);
+    }
+}
