@@ -8,7 +8,8 @@
 //! | 0 | [`base`] | words everybody uses |
 //! | 1 | [`wire`], [`timer`], [`conn`], [`room`], [`auth`], [`exchange`] | pure parts |
 //! | 2 | [`hub`], [`shard`] | the two brains, without sockets, threads or clocks |
-//! | 3 | `net`, `worker`, [`ops`] | thin shells around the outside world |
+//! | 3 | `net`, `worker`, [`ops`], `clock` | thin shells around the outside world |
+//! | 3 | [`verify`] | a client that tests a deployment; knows nothing of the server |
 //! | 4 | [`daemon`] | puts them together |
 
 #![forbid(unsafe_code)]

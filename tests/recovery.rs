@@ -791,3 +791,25 @@ fn strangers_who_make_up_rooms_cost_no_more_than_the_memory_for_history() {
     expect_lost(&daemon, &format!("{epoch}.10"), -1, 1, 0);
     expect_lost(&daemon, &before.to_string(), -1, 1, 0);
 }
+
+#[test]
+fn a_room_that_went_without_history_is_not_said_to_be_complete() {
+    let daemon = Daemon::start(&["--history-size", "0"]);
+    let before = tick();
+    publish(&daemon, "room=a&echo=0", 1, 5);
+    daemon.wait_metric("roomcast_rooms", |now| now == 0.0);
+    let mut back = member(&daemon, &format!("room=a&since={before}"));
+    assert_eq!(joined(&mut back).lost, -1);
+}
+
+#[test]
+fn a_room_that_went_with_its_age_is_not_said_to_be_complete() {
+    let daemon = Daemon::start(&["--history-ttl", "1s"]);
+    let before = tick();
+    let epoch = fill(&daemon, "a", 1, 5);
+    wait_until("the end of the room", || {
+        position(&daemon, "a").epoch != epoch
+    });
+    let mut back = member(&daemon, &format!("room=a&since={before}"));
+    assert_eq!(joined(&mut back).lost, -1);
+}

@@ -563,3 +563,24 @@ fn secrets_and_tokens_are_shown_nowhere() {
         }
     }
 }
+
+#[test]
+fn an_expiry_of_any_size_is_one() {
+    let (mut daemon, _file) = start(&[]);
+    for expiry in [
+        json!(unix_s() + 3600),
+        json!(unix_s() as f64 + 3600.5),
+        json!(1u64 << 53),
+        json!(u64::MAX / 1000),
+        json!(u64::MAX / 1000 + 1),
+        json!(u64::MAX),
+        json!(1e300),
+    ] {
+        let lasting = token(&json!({ "sub": "al", "exp": expiry }));
+        let mut client = dial(&daemon, "room=a", &lasting).connect();
+        client.send_text("in");
+        assert_eq!(client.recv_text(), "in", "{expiry}");
+        client.close();
+        assert!(daemon.runs());
+    }
+}

@@ -317,9 +317,9 @@ impl<S> Hub<S> {
             text: "a valid token is needed\n",
             reason: CloseReason::InvalidToken,
         })?;
-        let left = claims
-            .expires_unix_s
-            .map(|expiry| Duration::from_millis((expiry * 1000).saturating_sub(now.unix_ms)));
+        let left = claims.expires_unix_s.map(|expiry| {
+            Duration::from_millis(expiry.saturating_mul(1000).saturating_sub(now.unix_ms))
+        });
         Ok(Identity {
             user: Some(claims.user),
             grants: claims.grants,

@@ -47,8 +47,8 @@ pub struct Cli {
     )]
     pub listen: Vec<String>,
 
-    /// Listener for the HTTP API, health checks and metrics, written as for --listen, or "off". A
-    /// loopback address.
+    /// Listener for health checks and metrics, written as for --listen, or "off". A loopback
+    /// address.
     #[arg(
         long,
         env = "ROOMCAST_ADMIN_LISTEN",

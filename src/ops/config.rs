@@ -37,7 +37,7 @@ const VARIABLE_PREFIX: &str = "ROOMCAST_";
 pub struct Config {
     /// Addresses of the public listeners, 1 to [`LISTENERS_MAX`].
     pub listen: Vec<SocketAddr>,
-    /// Address of the admin listener, a loopback one unless there is an API key; `None` for none.
+    /// Address of the admin listener, a loopback one; `None` for none.
     pub admin_listen: Option<SocketAddr>,
     /// Which web pages may connect.
     pub allowed_origins: AllowedOrigins,

@@ -107,12 +107,15 @@ impl History {
         }
     }
 
-    /// When the oldest publication becomes too old, in seconds since the shard began.
+    /// When the oldest publication becomes too old, in seconds since the shard began. Both times
+    /// are rounded down, so a second more keeps it for its whole age.
     #[must_use]
     pub fn oldest_expiry_s(&self, bounds: &Bounds) -> Option<u32> {
-        self.entries
-            .front()
-            .map(|kept| kept.kept_at_s.saturating_add(bounds.ttl_s))
+        self.entries.front().map(|kept| {
+            kept.kept_at_s
+                .saturating_add(bounds.ttl_s)
+                .saturating_add(1)
+        })
     }
 
     /// Forgets everything.
@@ -250,9 +253,9 @@ mod tests {
         assert_eq!(offsets(&history, 4), [5]);
         assert_eq!(offsets(&history, 5), [0; 0]);
         assert_eq!(offsets(&history, u64::MAX - 1), [0; 0]);
-        history.trim_age(4, &limits);
-        assert_eq!(history.len(), 2);
         history.trim_age(5, &limits);
+        assert_eq!(history.len(), 2);
+        history.trim_age(6, &limits);
         assert_eq!(offsets(&history, 0), [5]);
         history.push(&publication(6, &[0; 11], 60), 6, &limits);
         assert!(history.is_empty(), "larger than the whole history");

@@ -206,8 +206,12 @@ impl RoomShard {
     }
 
     fn remove_if_idle(&mut self, name: &RoomName) {
-        if self.rooms.get(name).is_some_and(Room::is_idle) {
-            self.rooms.remove(name);
+        if !self.rooms.get(name).is_some_and(Room::is_idle) {
+            return;
+        }
+        if let Some(room) = self.rooms.remove(name) {
+            // A later room of that name must not say that nothing has been forgotten.
+            self.retention.note_removed(&room.history);
             self.budget.give_back();
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::RoomShard;
 use crate::base::{Now, RoomName};
+use crate::room::history::History;
 
 /// What is remembered of all rooms.
 #[derive(Debug)]
@@ -25,8 +26,7 @@ pub(super) struct Retention {
     by_age: BinaryHeap<Reverse<(u32, RoomName)>>,
     /// Rooms with history, about in the order in which they were last used.
     by_use: VecDeque<(u64, RoomName)>,
-    /// A room that is not there has no publication after this time that was forgotten before its
-    /// age.
+    /// A room that is not there has no publication after this time that was forgotten.
     complete_since_ms: u64,
 }
 
@@ -77,6 +77,11 @@ impl Retention {
     pub(super) fn seconds(&self, now: Now) -> u32 {
         let elapsed = now.instant.saturating_duration_since(self.start);
         u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// A room is gone, and with it what it knew of publications that are forgotten.
+    pub(super) fn note_removed(&mut self, history: &History) {
+        self.complete_since_ms = self.complete_since_ms.max(history.complete_since_ms());
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
@@ -165,14 +170,8 @@ impl RoomShard {
                 continue;
             }
             room.history.clear();
-            let lost_ms = room.history.complete_since_ms();
             self.count(&name);
-            let rooms_before = self.rooms.len();
             self.remove_if_idle(&name);
-            if self.rooms.len() < rooms_before {
-                let retention = &mut self.retention;
-                retention.complete_since_ms = retention.complete_since_ms.max(lost_ms);
-            }
             return true;
         }
         false
