@@ -206,7 +206,7 @@ impl<C: Crew> EventLoop<C> {
         let timeout = if self.has_backlog() {
             Some(Duration::ZERO)
         } else {
-            self.sleep(now)
+            self.time_to_sleep(now)
         };
         match self.poll.poll(events, timeout) {
             Ok(()) => Ok(()),
@@ -440,7 +440,7 @@ impl<C: Crew> EventLoop<C> {
     }
 
     /// How long to sleep; `None` is until an event.
-    fn sleep(&self, now: Instant) -> Option<Duration> {
+    fn time_to_sleep(&self, now: Instant) -> Option<Duration> {
         let paused = self
             .listeners
             .iter()
