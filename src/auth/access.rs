@@ -63,14 +63,6 @@ impl Grants {
     }
 }
 
-/// Whether `user` may become a member of `room` without a token.
-///
-/// `#a,b` is open to the users it names, `$…` to nobody, every other room to everybody.
-#[must_use]
-pub fn may_join(user: Option<&UserId>, room: &RoomName) -> bool {
-    Grants::default().may_join(user, room)
-}
-
 /// Whether `given` is the key. Takes the same time for every guess of one length; how long the
 /// key is can be learnt.
 #[must_use]
@@ -123,7 +115,7 @@ mod tests {
         ] {
             let id = id.map(user);
             assert_eq!(
-                may_join(id.as_ref(), &room(name)),
+                Grants::default().may_join(id.as_ref(), &room(name)),
                 expected,
                 "{id:?} {name}"
             );

@@ -6,5 +6,5 @@
 pub mod access;
 pub mod token;
 
-pub use access::{Grants, is_key, may_join};
+pub use access::{Grants, is_key};
 pub use token::{Claims, TokenRefusal};
