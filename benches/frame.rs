@@ -17,8 +17,9 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
-use roomcast::base::{ConnId, Offset, RoomName, UserId};
+use roomcast::base::{ConnId, Identity, Offset, RoomName, UserId};
 use roomcast::room::batch::Batch;
 use roomcast::wire::frame::PayloadKind;
 use roomcast::wire::raw::{Publication, WireForm};
@@ -118,13 +119,16 @@ impl Plan {
 
 fn encode(form: WireForm, payload_bytes: usize, merged: usize, plan: &Plan) -> Figures {
     let room = RoomName::new("live:42").expect("a good name");
-    let user = UserId::new("alice").expect("a good id");
+    let identity = Arc::new(Identity {
+        user: UserId::new("alice").expect("a good id"),
+        info: None,
+    });
     let payload = "x".repeat(payload_bytes);
     let publication = Publication {
         offset: Offset(1_000_000),
         unix_ms: 1_767_225_600_000,
         origin: ConnId::NONE,
-        user: Some(&user),
+        identity: Some(&identity),
         kind: PayloadKind::Text,
         payload: payload.as_bytes(),
     };

@@ -6,7 +6,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::base::{ConnId, Offset, RoomName, Since, UserId};
+use crate::base::{ConnId, Glob, Identity, Offset, RoomName, Since};
+use crate::wire::api::answer::ApiReply;
+use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -23,6 +25,8 @@ pub enum Job {
         form: WireForm,
         /// From where.
         since: Since,
+        /// Who is behind it.
+        identity: Option<Arc<Identity>>,
     },
     /// Give a member the next part of what it missed; answered by [`Effect::Replayed`].
     CatchUp {
@@ -39,6 +43,8 @@ pub enum Job {
     },
     /// The connection is a member no longer. Not answered.
     Unsubscribe {
+        /// Who left.
+        conn: ConnId,
         /// What it left.
         room: RoomName,
         /// How it received.
@@ -51,7 +57,7 @@ pub enum Job {
         /// Where.
         room: RoomName,
         /// On whose behalf.
-        user: Option<UserId>,
+        identity: Option<Arc<Identity>>,
         /// What.
         payload: Payload,
     },
@@ -62,6 +68,75 @@ pub enum Job {
         /// What.
         payload: Payload,
     },
+    /// Read the body of an API call; answered by [`Effect::Decoded`].
+    Decode {
+        /// The call.
+        call: CallKey,
+        /// The last part of the path.
+        method: Box<str>,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// Do something with a room; answered by [`Effect::Answered`], for a publication behind the
+    /// [`Effect::Broadcast`] that it is in.
+    Ask {
+        /// Who asks.
+        part: CallPart,
+        /// Of which room.
+        room: RoomName,
+        /// What.
+        ask: Box<RoomAsk>,
+    },
+    /// List the rooms of this worker that have members; answered by [`Effect::Answered`].
+    ListRooms {
+        /// Who asks.
+        part: CallPart,
+        /// Which names are meant.
+        pattern: Glob,
+    },
+    /// Encode a message that is no publication of a room; answered by [`Effect::Encoded`].
+    Encode {
+        /// Who asks.
+        part: CallPart,
+        /// What.
+        payload: Payload,
+    },
+}
+
+/// A call in progress, as the hub numbers them.
+pub type CallKey = u32;
+
+/// A part of a call that a worker answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallPart {
+    /// The call.
+    pub call: CallKey,
+    /// Which command of it.
+    pub command: u16,
+    /// Which part of that.
+    pub index: u16,
+}
+
+/// What can be asked of one room.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RoomAsk {
+    /// Publish into it.
+    Publish(Publish),
+    /// Who is in it.
+    Presence,
+    /// How many are in it.
+    PresenceStats,
+    /// What was published in it.
+    History {
+        /// Most publications to give.
+        limit: usize,
+        /// Where to begin, itself left out.
+        since: Option<HistorySince>,
+        /// Newest first.
+        reverse: bool,
+    },
+    /// Forget what was published in it.
+    HistoryRemove,
 }
 
 /// Worker to loop.
@@ -117,6 +192,27 @@ pub enum Effect {
         frames: Arc<Frames>,
         /// Payload bytes of the message answered.
         payload_bytes: u32,
+    },
+    /// The body of a call was read.
+    Decoded {
+        /// The call.
+        call: CallKey,
+        /// What it asks for.
+        outcome: Result<Box<ApiCall>, ApiError>,
+    },
+    /// What a part of a call came to.
+    Answered {
+        /// Which.
+        part: CallPart,
+        /// The answer.
+        reply: ApiReply,
+    },
+    /// A message was encoded.
+    Encoded {
+        /// For which part of a call.
+        part: CallPart,
+        /// The frames, by [`WireForm::index`].
+        forms: Box<[Arc<Frames>; WireForm::COUNT]>,
     },
 }
 

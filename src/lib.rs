@@ -1,5 +1,8 @@
 //! roomcast: a self-hosted WebSocket push server.
 //!
+//! The daemon is a program of its own and needs none around it. A program that wants to be the
+//! server itself starts a [`Server`] and talks to it through a [`Handle`].
+//!
 //! The modules stand on floors; a module names only modules below it. `docs/ARCHITECTURE.md` draws
 //! the map and `tests/floors.rs` keeps it true.
 //!
@@ -29,3 +32,8 @@ pub mod timer;
 pub mod verify;
 pub mod wire;
 mod worker;
+
+pub use daemon::{CallError, Counters, Events, Handle, Receipt, Server, ServerError};
+pub use hub::Event;
+pub use ops::config::Config;
+pub use wire::frame::Payload;

@@ -2,7 +2,10 @@
 //! belongs to the whole process, so no test may change it under another.
 
 use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use roomcast::ops::cli::Cli;
 use roomcast::ops::config::Config;
@@ -25,6 +28,26 @@ fn child() {
     }
 }
 
+/// Where the processes run: a folder with two files that may hold keys and secrets. Relative paths
+/// keep spaces out of the arguments.
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config");
+        fs::create_dir_all(&folder).expect("a folder for files");
+        for name in ["one.key", "two.key"] {
+            // Another run may be reading them, so they are replaced and never half written.
+            let draft = folder.join(format!("{name}.{}", std::process::id()));
+            fs::write(&draft, format!("{KEY}\n")).expect("a file can be written");
+            fs::rename(&draft, folder.join(name)).expect("a file can be renamed");
+        }
+        folder
+    })
+}
+
+/// Long enough for a key and for a secret.
+const KEY: &str = "visible-in-no-output-of-any-kind";
+
 /// What a process with these variables and arguments makes of them.
 fn outcome(variables: &[(&str, &str)], arguments: &str) -> String {
     let mut command = Command::new(env::current_exe().expect("a test has a file"));
@@ -35,11 +58,13 @@ fn outcome(variables: &[(&str, &str)], arguments: &str) -> String {
         }
     }
     command
+        .current_dir(folder())
         .envs(variables.iter().copied())
         .env(ARGUMENTS, arguments);
     let output = command.output().expect("a test can be started");
     let text = String::from_utf8(output.stderr).expect("the outcome is text");
     let start = text.find("outcome: ").expect("there is an outcome");
+    assert!(!text.contains(KEY), "{text}");
     text[start..].to_owned()
 }
 
@@ -52,7 +77,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 30] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 31] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -206,8 +231,13 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 30] = [
     ),
     (
         "token-secret-file",
-        ["tests/config.rs", "Cargo.toml"],
+        ["one.key", "two.key"],
         ["token_secret: Some(Secret)", "token_secret: Some(Secret)"],
+    ),
+    (
+        "api-key-file",
+        ["one.key", "two.key"],
+        ["api_key: Some(Secret)", "api_key: Some(Secret)"],
     ),
     (
         "log-level",
@@ -272,6 +302,40 @@ fn errors_in_the_environment_name_option_value_and_rule() {
 }
 
 #[test]
+fn a_flag_s_file_is_read_and_not_the_one_of_the_environment() {
+    for option in ["token-secret-file", "api-key-file"] {
+        let variable = format!("ROOMCAST_{}", option.replace('-', "_").to_uppercase());
+        let missing = format!("--{option} is \"none.key\": must be a file that can be read");
+        let flag = format!("--{option} none.key");
+        check(&[(&variable, "one.key")], &flag, &missing);
+        check(&[(&variable, "none.key")], "", &missing);
+        let outcome = outcome(&[(&variable, "none.key")], &format!("--{option} one.key"));
+        assert!(outcome.contains("Some(Secret)"), "{outcome}");
+    }
+}
+
+#[test]
+fn the_admin_listener_leaves_the_host_only_with_a_key() {
+    let anywhere = "--admin-listen 0.0.0.0:83";
+    check(
+        &[],
+        anywhere,
+        r#"--admin-listen is "0.0.0.0:83": must be a loopback address unless --api-key-file is set"#,
+    );
+    check(
+        &[("ROOMCAST_API_KEY_FILE", "one.key")],
+        anywhere,
+        "admin_listen: Some(0.0.0.0:83)",
+    );
+    // It is the key of the API that counts.
+    check(
+        &[("ROOMCAST_TOKEN_SECRET_FILE", "one.key")],
+        anywhere,
+        "must be a loopback address",
+    );
+}
+
+#[test]
 fn mistyped_variables_are_named_in_a_warning() {
     check(&[], "", "} []");
     check(
@@ -315,7 +379,32 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
         assert!(out.contains(line), "{line:?} is not in {out}");
     }
     assert!(out.contains("--token-secret-file         set\n"), "{out}");
+    assert!(
+        out.contains("--api-key-file              not set\n"),
+        "{out}"
+    );
     assert!(!out.contains("[package]"), "{out}");
+    let key = folder().join("one.key");
+    let key = key.to_str().expect("UTF-8");
+    let (status, out, error) = run(&[("ROOMCAST_API_KEY_FILE", key)], "check");
+    assert_eq!((status, &*error), (Some(0), ""), "{out}");
+    for line in [
+        "--token-secret-file         not set\n",
+        "--api-key-file              set\n",
+        "  API bodies          64.0 MiB  64 calls in progress x 1MiB",
+        "  idempotency         58.2 MiB  100000 idempotency keys x (255 B",
+    ] {
+        assert!(out.contains(line), "{line:?} is not in {out}");
+    }
+    assert!(!out.contains(KEY), "{out}");
+    // The file is not a key, but it is not said what it holds instead.
+    let (status, out, error) = run(&[], "check --api-key-file Cargo.toml");
+    assert_eq!((status, &*out), (Some(2), ""));
+    assert!(
+        error.starts_with("roomcast: --api-key-file is \"Cargo.toml\": must hold one line"),
+        "{error}"
+    );
+    assert!(!error.contains("[package]"), "{error}");
     let (status, out, error) = run(&[], "check --history-memory 1KiB");
     assert_eq!((status, &*out), (Some(2), ""));
     assert!(
@@ -339,7 +428,7 @@ fn token_prints_a_token_that_the_secret_verifies() {
         "token --user alice --publish #a,b --ttl 8760h",
     );
     assert_eq!(status, Some(0));
-    let secret = std::fs::read("tests/config.rs").expect("a readable file");
+    let secret = fs::read("tests/config.rs").expect("a readable file");
     let secret = Secret::new(secret.trim_ascii_end());
     let token = token.strip_suffix('\n').expect("one line");
     let claims = verify(&secret, token, 1_763_683_200).expect("a good token");

@@ -4,6 +4,10 @@
 mod harness;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use harness::{
@@ -340,6 +344,18 @@ fn the_admin_listener_can_be_off() {
 }
 
 #[test]
+fn the_admin_listener_leaves_the_host_only_with_a_key() {
+    let anywhere = ["--admin-listen", "0.0.0.0:0"];
+    let rule = "must be a loopback address unless --api-key-file is set";
+    assert_refused(&anywhere, &[], &["--admin-listen"], "0.0.0.0:0");
+    assert_refused(&anywhere, &[], &["--admin-listen"], rule);
+    let file = KeyFile::new(API_KEY, 0o600);
+    let daemon = Daemon::start(&[&anywhere[..], &["--api-key-file", file.path()]].concat());
+    daemon.wait_log("listening on 0.0.0.0:");
+    assert_eq!(daemon.admin_get("/healthz").status, 200);
+}
+
+#[test]
 fn an_address_in_use_is_named() {
     let daemon = Daemon::start(&[]);
     let addr = daemon.addr().to_string();
@@ -358,7 +374,7 @@ fn an_address_in_use_is_named() {
 // --- Options --------------------------------------------------------------------------------------
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
-/// refused, if there is one.
+/// refused, if there is one. Those whose value is a file are [`FILE_OPTIONS`].
 const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
@@ -401,6 +417,37 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("log-level", "info", "trace", Some("shout")),
 ];
 
+/// Those that name a file with a secret; without a default.
+const FILE_OPTIONS: [&str; 2] = ["token-secret-file", "api-key-file"];
+
+/// Long enough for a key and for a secret.
+const API_KEY: &str = "visible-in-no-output-of-any-kind";
+
+/// A file with a key; removed on drop.
+struct KeyFile(PathBuf);
+
+impl KeyFile {
+    fn new(content: impl AsRef<[u8]>, mode: u32) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("roomcast-limits-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, content).expect("a file can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 fn variable(option: &str) -> String {
     format!("ROOMCAST_{}", option.to_uppercase().replace('-', "_"))
 }
@@ -435,6 +482,88 @@ fn nonsense_is_refused_with_the_name_of_the_option() {
             &[option, &variable],
             nonsense,
         );
+    }
+}
+
+#[test]
+fn files_are_taken_as_a_flag_and_from_the_environment() {
+    for end in ["", "\n", "\r\n"] {
+        let file = KeyFile::new(format!("{API_KEY}{end}"), 0o600);
+        for option in FILE_OPTIONS {
+            let flag = format!("--{option}");
+            let by_flag = Daemon::start(&[&flag, file.path()]);
+            let by_variable = Daemon::start_env(&[], &[(&variable(option), file.path())]);
+            for daemon in [by_flag, by_variable] {
+                assert_eq!(daemon.get("/healthz").status, 200);
+                assert_eq!(daemon.admin_get("/healthz").status, 200);
+            }
+        }
+    }
+}
+
+#[test]
+fn connections_need_no_api_key() {
+    let file = KeyFile::new(API_KEY, 0o600);
+    let daemon = Daemon::start(&["--api-key-file", file.path()]);
+    Witness::new(&daemon).assert_served();
+}
+
+#[test]
+fn bad_api_keys_are_refused_and_not_shown() {
+    let long = "k".repeat(4097);
+    for (content, rule) in [
+        ("fifteen-bytes-k", "must hold a key of at least 16"),
+        ("fifteen-bytes-k\n", "must hold a key of at least 16"),
+        (&long, "and at most 4096 bytes"),
+        ("", "must not be empty"),
+        ("\n", "must not be empty"),
+        ("two words of a secret key", "must hold one line"),
+        ("first-line-of-the-key\nsecond-line\n", "must hold one line"),
+        ("clé-secrète-de-plus-de-16", "must hold one line"),
+    ] {
+        let file = KeyFile::new(content, 0o600);
+        let path = file.path();
+        let (flag, variable) = ("--api-key-file", variable("api-key-file"));
+        assert_refused(&[flag, path], &[], &[rule], path);
+        assert_refused(&[], &[(&variable, path)], &[flag], path);
+        for command in ["check", "serve"] {
+            let args = [command, "--admin-listen", "off", flag, path];
+            let args = &args[usize::from(command == "serve")..];
+            let (status, stderr) = run_to_exit(args, &[]);
+            assert_eq!(status.code(), Some(2), "{args:?}: {stderr}");
+            for part in content.split_whitespace().filter(|part| part.len() > 5) {
+                assert!(!stderr.contains(part), "{part} in {stderr}");
+            }
+        }
+    }
+    assert_refused(
+        &["--api-key-file", "/nowhere/at/all"],
+        &[],
+        &["--api-key-file"],
+        "/nowhere/at/all",
+    );
+}
+
+#[test]
+fn an_exposed_api_key_gives_a_warning_and_is_shown_nowhere() {
+    for (mode, is_exposed) in [(0o600, false), (0o640, true), (0o604, true)] {
+        let file = KeyFile::new(API_KEY, mode);
+        let args = ["--api-key-file", file.path()];
+        let daemon = Daemon::start(&[&args[..], &["--log-level", "trace"]].concat());
+        Witness::new(&daemon).assert_served();
+        let lines = daemon.log_lines();
+        let about = |line: &&String| line.contains("WARN") && line.contains("--api-key-file");
+        let warnings: Vec<_> = lines.iter().filter(about).collect();
+        assert_eq!(warnings.len(), usize::from(is_exposed), "{lines:#?}");
+        for line in warnings {
+            assert!(line.contains("others may read"), "{line}");
+            assert!(line.contains(file.path()), "{line}");
+        }
+        let checked = stdout_of(&[&["check"], &args[..]].concat());
+        assert_eq!(checked.contains("others may read"), is_exposed, "{checked}");
+        for text in [lines.join("\n"), daemon.metrics(), checked] {
+            assert!(!text.contains("visible-in"), "{text}");
+        }
     }
 }
 
@@ -570,11 +699,17 @@ fn help_states_every_option_with_default_and_variable() {
         );
         assert!(block.contains(&variable(option)), "--{option}: {block}");
     }
+    for option in FILE_OPTIONS {
+        let block = &blocks[option];
+        assert!(block.contains("FILE"), "--{option}: {block}");
+        assert!(block.contains(&variable(option)), "--{option}: {block}");
+    }
     // Nothing else is on offer but what every program has.
     for option in blocks.keys() {
-        let ours = OPTIONS.iter().any(|(name, ..)| name == option);
+        let ours = OPTIONS.iter().any(|(name, ..)| name == option)
+            || FILE_OPTIONS.contains(&option.as_str());
         assert!(
-            ours || ["help", "version", "token-secret-file"].contains(&option.as_str()),
+            ours || ["help", "version"].contains(&option.as_str()),
             "--{option}"
         );
     }

@@ -3,6 +3,8 @@
 //! `ROOMCAST_SIM_SEEDS=N` sets how many seeds are run, `ROOMCAST_SIM_SEED=S` runs one seed and
 //! prints its steps. A seed that has once failed becomes a named test below.
 
+#[path = "sim/backend.rs"]
+mod backend;
 #[path = "sim/client.rs"]
 mod client;
 #[path = "sim/world.rs"]

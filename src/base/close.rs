@@ -48,6 +48,8 @@ pub enum CloseReason {
     InvalidToken,
     /// The request could not be understood or did not fit the connection.
     BadRequest,
+    /// A back end has closed it.
+    ForceDisconnect,
     /// Another connection of the same user has taken its place, or holds it.
     ConnectionLimit,
     /// Too many rooms for one connection.
@@ -71,7 +73,7 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
@@ -91,6 +93,7 @@ impl CloseReason {
         Self::TooManyRequests,
         Self::InvalidToken,
         Self::BadRequest,
+        Self::ForceDisconnect,
         Self::ConnectionLimit,
         Self::ChannelLimit,
         Self::PermissionDenied,
@@ -121,6 +124,7 @@ impl CloseReason {
             Self::TooManyRequests => 3013,
             Self::InvalidToken => 3500,
             Self::BadRequest => 3501,
+            Self::ForceDisconnect => 3503,
             Self::ConnectionLimit => 3504,
             Self::ChannelLimit => 3505,
             Self::PermissionDenied => 3507,
@@ -150,6 +154,7 @@ impl CloseReason {
             Self::TooManyRequests => "too many requests",
             Self::InvalidToken => "invalid token",
             Self::BadRequest => "bad request",
+            Self::ForceDisconnect => "force disconnect",
             Self::ConnectionLimit => "connection limit",
             Self::ChannelLimit => "channel limit",
             Self::PermissionDenied => "permission denied",
@@ -180,6 +185,7 @@ impl CloseReason {
             Self::TooManyRequests => "too_many_requests",
             Self::InvalidToken => "invalid_token",
             Self::BadRequest => "bad_request",
+            Self::ForceDisconnect => "force_disconnect",
             Self::ConnectionLimit => "connection_limit",
             Self::ChannelLimit => "channel_limit",
             Self::PermissionDenied => "permission_denied",
@@ -208,6 +214,7 @@ impl CloseReason {
             | Self::TooManyRequests
             | Self::InvalidToken
             | Self::BadRequest
+            | Self::ForceDisconnect
             | Self::ConnectionLimit
             | Self::ChannelLimit
             | Self::PermissionDenied => Severity::Notable,

@@ -193,6 +193,15 @@ fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Who is behind a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub user: UserId,
+    /// What others see of the user: the text of a JSON value, in one line.
+    pub info: Option<Box<str>>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,13 @@ pub struct Limits {
     pub connections_per_ip_max: usize,
     /// Connections on the admin listener.
     pub admin_connections_max: usize,
+    /// API calls in progress at once; further ones wait.
+    pub api_calls_max: usize,
+    /// Largest body of an API call, in bytes.
+    pub api_body_bytes_max: usize,
+    /// Idempotency keys remembered for five minutes, all workers together; over it the oldest is
+    /// forgotten.
+    pub idempotency_keys_max: usize,
     /// Connections over `connections_max` that are kept just long enough to answer 503.
     pub refusals_max: usize,
     /// Largest HTTP request head, in bytes.
@@ -79,6 +86,9 @@ impl Default for Limits {
             connections_max: 100_000,
             connections_per_ip_max: 0,
             admin_connections_max: 256,
+            api_calls_max: 64,
+            api_body_bytes_max: 1 << 20,
+            idempotency_keys_max: 100_000,
             refusals_max: 64,
             head_bytes_max: 8 << 10,
             handshake_timeout: Duration::from_secs(10),

@@ -15,7 +15,7 @@ mod time;
 
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
-pub use id::{ConnId, NameError, RoomName, UserId};
+pub use id::{ConnId, Identity, NameError, RoomName, UserId};
 pub use limits::{Delivery, DuplicateLogin, LimitError, Limits};
 pub use origin::{AllowedOrigins, OriginError, OriginPattern};
 pub use position::{Epoch, Offset, Position, Since};

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! Head ──► Answering ──► Head (keep-alive)
-//!   │          └───────► Closing ──► Closed
+//!   │        ▲ └───────► Closing ──► Closed
+//!   ├──► Body ──► Calling ──► Answering
 //!   └──► Joining ──► Open ──► Closing ──► Closed
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! - A connection that is not reading is given no bytes.
 
 pub mod heartbeat;
+mod http;
 pub mod pressure;
 pub mod quota;
 mod reading;
@@ -23,13 +25,16 @@ pub mod send_queue;
 mod writing;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::heartbeat::Heartbeat;
+pub use self::http::{Body, HeadTimeout};
 use self::quota::Quota;
 use self::send_queue::SendQueue;
 pub use self::writing::AfterDrain;
-use crate::base::{CloseReason, ConnId, Limits, Offset, RoomName, Since, UserId};
+use crate::base::{CloseReason, ConnId, Identity, Limits, Offset, RoomName, Since};
+use crate::wire::frame;
 use crate::wire::raw::WireForm;
 use crate::wire::websocket::{Inbound, InputEnd};
 
@@ -63,6 +68,8 @@ pub struct Connection {
     in_flight: InFlight,
     /// Since when queued bytes have made no progress; `None` while the socket takes them.
     stalled_since: Option<Instant>,
+    /// The code of the close frame that was queued; 0 if none was.
+    close_code: u16,
     flags: Flags,
 }
 
@@ -74,6 +81,13 @@ enum Phase {
         buffer: Vec<u8>,
         deadline: Instant,
         has_answered: bool,
+    },
+    /// Waiting for the body of an API call.
+    Body(Box<Body>),
+    /// The call is being carried out; what was received behind it waits.
+    Calling {
+        rest: Vec<u8>,
+        end: Option<CloseReason>,
     },
     /// A plain response is on its way; what was received behind the request waits.
     Answering {
@@ -148,23 +162,12 @@ pub enum Purpose {
         /// Where to, and the worker of that room; `None` for a connection that may only receive.
         target: Option<(RoomName, usize)>,
         /// On whose behalf.
-        user: Option<UserId>,
+        identity: Option<Arc<Identity>>,
         /// How it receives.
         form: WireForm,
         /// Whether its own publications come back to it.
         echo: bool,
     },
-}
-
-/// What a connection without a complete request was when its time was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadTimeout {
-    /// It has begun a request.
-    Begun,
-    /// It has said nothing.
-    Silent,
-    /// It has had an answer before and wants nothing more.
-    Done,
 }
 
 /// What went through a connection.
@@ -192,6 +195,8 @@ struct InFlight {
 /// Independent facts, packed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flags {
+    /// It has been an open WebSocket.
+    was_open: bool,
     /// Its socket refused bytes and has not become writable since.
     is_blocked: bool,
     /// It has rooms to catch up with.
@@ -213,6 +218,15 @@ struct Flags {
 }
 
 impl Purpose {
+    /// Who is behind it, if known.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Self::Rooms { identity, .. } => identity.as_ref(),
+            Self::Echo { .. } => None,
+        }
+    }
+
     /// The worker that its messages go to; `None` if it may not send any.
     #[must_use]
     pub fn worker(&self) -> Option<usize> {
@@ -256,54 +270,12 @@ impl Connection {
             },
             in_flight: InFlight::default(),
             stalled_since: None,
+            close_code: 0,
             flags: Flags::default(),
         }
     }
 
     // Phases and the ways between them.
-
-    /// The bytes of an unfinished head, to append to and to parse.
-    pub fn head_mut(&mut self) -> Option<&mut Vec<u8>> {
-        match &mut self.phase {
-            Phase::Head { buffer, .. } => Some(buffer),
-            _ => None,
-        }
-    }
-
-    /// Moves on to answering: `rest` was received behind the request; `end` says how the
-    /// connection ends after the answer, if it does.
-    pub fn start_answering(
-        &mut self,
-        now: Instant,
-        rest: Vec<u8>,
-        end: Option<CloseReason>,
-        limits: &Limits,
-    ) {
-        self.phase = Phase::Answering {
-            rest,
-            deadline: now + limits.write_timeout,
-            end,
-        };
-    }
-
-    /// Moves back to the next head, with what was received of it.
-    pub fn start_next_head(&mut self, now: Instant, limits: &Limits) {
-        if let Phase::Answering { rest, .. } = &mut self.phase {
-            let buffer = std::mem::take(rest);
-            let deadline = now + limits.handshake_timeout;
-            self.phase = Phase::Head {
-                buffer,
-                deadline,
-                has_answered: true,
-            };
-        }
-    }
-
-    /// Whether the connection stays after the answer it is waiting for.
-    #[must_use]
-    pub fn is_kept_alive(&self) -> bool {
-        matches!(self.phase, Phase::Answering { end: None, .. })
-    }
 
     /// Moves on to joining `rooms`.
     pub fn start_joining(&mut self, now: Instant, open: Open, rooms: Vec<(RoomName, Since)>) {
@@ -354,9 +326,18 @@ impl Connection {
     pub fn open_up(&mut self) {
         let closed = Phase::Closed(CloseReason::Internal);
         self.phase = match std::mem::replace(&mut self.phase, closed) {
-            Phase::Joining { open, .. } => Phase::Open(open),
+            Phase::Joining { open, .. } => {
+                self.flags.was_open = true;
+                Phase::Open(open)
+            }
             other => other,
         };
+    }
+
+    /// Whether it has been an open WebSocket.
+    #[must_use]
+    pub fn was_open(&self) -> bool {
+        self.flags.was_open
     }
 
     /// Moves on to closing. `is_heard` when the peer has closed too, so that nothing more is
@@ -392,6 +373,18 @@ impl Connection {
         self.phase = Phase::Closed(reason);
         self.queue.clear();
         true
+    }
+
+    /// Queues a close frame; nothing follows it.
+    pub fn push_close(&mut self, code: u16, reason: &str) {
+        self.close_code = code;
+        self.queue.push_close(frame::close(code, reason));
+    }
+
+    /// The code of the close frame that was queued; 0 if none was.
+    #[must_use]
+    pub fn close_code(&self) -> u16 {
+        self.close_code
     }
 
     /// The WebSocket, while it is open.
@@ -456,6 +449,17 @@ impl Connection {
         }
     }
 
+    /// Takes the room of that name out of those to catch up with; returns whether it was there.
+    pub fn remove_missed(&mut self, room: &RoomName) -> bool {
+        let Phase::Open(open) = &mut self.phase else {
+            return false;
+        };
+        let before = open.missed.len();
+        open.missed.retain(|missed| missed.room != *room);
+        self.flags.is_catching_up = !open.missed.is_empty();
+        open.missed.len() < before
+    }
+
     /// Whether it has rooms to catch up with.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
@@ -488,12 +492,6 @@ impl Connection {
         matches!(self.phase, Phase::Joining { .. })
     }
 
-    /// Whether it waits for a request head.
-    #[must_use]
-    pub fn is_in_head(&self) -> bool {
-        matches!(self.phase, Phase::Head { .. })
-    }
-
     /// Whether it is closing or closed.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -509,23 +507,6 @@ impl Connection {
         }
     }
 
-    /// What a connection without a complete request is, now that its time is over.
-    #[must_use]
-    pub fn head_timeout(&self) -> Option<HeadTimeout> {
-        match &self.phase {
-            Phase::Head {
-                buffer,
-                has_answered,
-                ..
-            } => Some(match (buffer.is_empty(), has_answered) {
-                (false, _) => HeadTimeout::Begun,
-                (true, false) => HeadTimeout::Silent,
-                (true, true) => HeadTimeout::Done,
-            }),
-            _ => None,
-        }
-    }
-
     // Time.
 
     /// When it must be looked at again; `None` if never.
@@ -536,6 +517,7 @@ impl Connection {
             | Phase::Answering { deadline, .. }
             | Phase::Joining { deadline, .. }
             | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Body(body) => Some(body.deadline),
             Phase::Open(open) => {
                 let write = self.stalled_since.map(|since| since + limits.write_timeout);
                 [write, open.heartbeat.next_deadline(limits), open.expires_at]
@@ -543,7 +525,8 @@ impl Connection {
                     .flatten()
                     .min()
             }
-            Phase::Closed(_) => None,
+            // A call that was begun is answered by others, and always.
+            Phase::Calling { .. } | Phase::Closed(_) => None,
         }
     }
 

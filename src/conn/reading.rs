@@ -10,7 +10,11 @@ impl Connection {
     pub fn is_reading(&self, limits: &Limits) -> bool {
         match &self.phase {
             Phase::Head { .. } | Phase::Closing { .. } => true,
-            Phase::Answering { .. } | Phase::Joining { .. } | Phase::Closed(_) => false,
+            Phase::Body(_) => self.body_has_place() == Some(true),
+            Phase::Calling { .. }
+            | Phase::Answering { .. }
+            | Phase::Joining { .. }
+            | Phase::Closed(_) => false,
             Phase::Open(open) => {
                 open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)
             }
@@ -95,6 +99,7 @@ impl Connection {
     pub fn note_eof(&mut self) -> bool {
         self.flags.saw_eof = true;
         match &self.phase {
+            Phase::Calling { .. } => true,
             Phase::Answering { .. } | Phase::Closing { .. } => !self.queue.is_empty(),
             Phase::Open(open) => {
                 matches!(open.purpose, Purpose::Echo { .. })

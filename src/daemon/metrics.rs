@@ -14,6 +14,8 @@ pub(super) fn render(hub: &HubCounters, turns: LoopCounters) -> String {
         "Connections now, on every listener.",
         hub.connections,
     )
+    .gauge("websockets", "WebSockets open now.", hub.websockets)
+    .gauge("users", "Users with a connection now.", hub.users)
     .gauge("members", "Memberships now.", hub.members)
     .gauge("rooms", "Rooms with members now.", hub.rooms)
     .counter("accepted_total", "Connections let in.", hub.accepted)
@@ -33,6 +35,18 @@ pub(super) fn render(hub: &HubCounters, turns: LoopCounters) -> String {
         "Plain responses.",
         "status",
         &hub.responses,
+    )
+    .counters(
+        "api_calls_total",
+        "API calls carried out, those of a batch one by one.",
+        "method",
+        &hub.api_calls,
+    )
+    .counters(
+        "api_errors_total",
+        "API calls that came to an error.",
+        "code",
+        &hub.api_errors,
     )
     .counters(
         "closes_total",

@@ -1,103 +1,279 @@
 //! Puts the parts together: builds them in order, runs the loop, stops in reverse order.
 //!
-//! Floor 4. Wires and does not choose: what a part does is decided in the part.
+//! Floor 4. Wires and does not choose: what a part does is decided in the part. [`Server`] is the
+//! daemon inside a program, [`run`] the program that is nothing else.
 
 mod crews;
+mod handle;
 mod metrics;
 
 use std::collections::hash_map::RandomState;
 use std::error::Error;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::bounded;
 
 use self::crews::{Inline, Threads};
+pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
 use crate::base::RoomBudget;
 use crate::clock;
-use crate::hub::{Gate, Hub};
-use crate::net::{Control, Crew, EventLoop, Listener, control};
+use crate::hub::{Gate, Hub, NodeFigures};
+use crate::net::{Crew, EventLoop, Listener, LoopError, Reports, control};
 use crate::ops::config::Config;
+use crate::ops::process::{CpuMeter, ProcessFigures, host_name};
 use crate::ops::{file_limit, signal};
 use crate::shard::RoomShard;
 use crate::worker::{Pool, mailbox};
+
+/// A daemon that runs in threads of this program.
+///
+/// ```
+/// use roomcast::{Config, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let config = Config::from_args(["--listen=127.0.0.1:0", "--admin-listen=off"])?;
+/// let server = Server::start(config)?;
+/// println!("ws://{}/ws?room=news", server.addresses()[0]);
+///
+/// let handle = server.handle();
+/// let publisher = std::thread::spawn(move || handle.publish("news", "hello")?.wait());
+/// let position = publisher.join().expect("the publisher does not panic")?;
+/// assert_eq!(position.offset.0, 1);
+///
+/// server.handle().shutdown();
+/// server.wait()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    thread: JoinHandle<Result<(), LoopError>>,
+}
+
+/// Why a server has ended that nobody told to.
+#[derive(Debug)]
+pub struct ServerError(Failure);
+
+#[derive(Debug)]
+enum Failure {
+    Loop(LoopError),
+    Panicked,
+}
+
+impl Server {
+    /// Starts a server. When this returns it listens.
+    ///
+    /// Raises the process's limit of open files to its hard maximum. What it has to say goes to the
+    /// `log` crate; it installs no logger and no signal handler.
+    ///
+    /// # Errors
+    /// When a limit contradicts another, an address cannot be listened on or a thread not be made.
+    pub fn start(config: Config) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Self::build(config, None)
+    }
+
+    /// Starts a server that tells what happens, through a queue of `capacity` events. It waits for
+    /// nobody: what finds the queue full is counted, and the count is told in its place.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with_events(
+        config: Config,
+        capacity: NonZeroUsize,
+    ) -> Result<(Self, Events), Box<dyn Error + Send + Sync>> {
+        let (sender, receiver) = bounded(capacity.get());
+        let server = Self::build(config, Some(sender))?;
+        Ok((server, Events::new(receiver)))
+    }
+
+    /// A handle, for any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where the public listeners are, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is, if there is one.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Waits until the server has ended. Dropping a server does not end it;
+    /// [`Handle::shutdown`] does.
+    ///
+    /// # Errors
+    /// When it has ended because it could not go on.
+    pub fn wait(self) -> Result<(), ServerError> {
+        match self.thread.join() {
+            Ok(ended) => ended.map_err(|error| ServerError(Failure::Loop(error))),
+            Err(_) => Err(ServerError(Failure::Panicked)),
+        }
+    }
+
+    fn build(
+        config: Config,
+        events: Option<crossbeam_channel::Sender<crate::hub::Event>>,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let Config {
+            listen,
+            admin_listen,
+            allowed_origins,
+            workers,
+            token_secret,
+            api_key,
+            mut limits,
+            ..
+        } = config;
+        limits.check()?;
+        if let Some(warning) = file_limit::raise_and_fit(&mut limits) {
+            log::warn!("{warning}");
+        }
+        let poll = mio::Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), EventLoop::<Inline>::WAKER)?;
+        let waker = Arc::new(waker);
+        let wants_events = events.is_some();
+        let (control, orders) = control(Arc::clone(&waker), events);
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for address in listen {
+            listeners.push(Listener::bind(address, false)?);
+            addresses.push(listeners[listeners.len() - 1].address()?);
+        }
+        let mut admin_address = None;
+        if let Some(address) = admin_listen {
+            let listener = Listener::bind(address, true)?;
+            admin_address = Some(listener.address()?);
+            listeners.push(listener);
+        }
+        let start = clock::read();
+        let budget = RoomBudget::new(limits.rooms_max);
+        let gate = Gate {
+            origins: allowed_origins,
+            token_secret,
+            api_key,
+        };
+        let payload_bytes_max = limits.message_bytes_max;
+        let seed = random();
+        let mut hub = Hub::new(limits.clone(), gate, workers.max(1), start.instant, seed);
+        if wants_events {
+            hub.want_events();
+        }
+        let reports = Reports {
+            metrics: metrics::render,
+            node: node(),
+        };
+        let thread = thread::Builder::new().name("loop".into());
+        let thread = if workers == 0 {
+            let shard = RoomShard::new(&limits, 1, budget, start, random());
+            let crew = Inline::new(shard, limits.jobs_max);
+            let turning = EventLoop::new(poll, hub, crew, listeners, orders, reports)?;
+            thread.spawn(move || turning.run().map(drop))?
+        } else {
+            let (effects, mailbox) = mailbox(limits.effects_max, waker);
+            let shards = (0..workers)
+                .map(|_| RoomShard::new(&limits, workers, budget.clone(), start, random()))
+                .collect();
+            let pool = Pool::start(shards, limits.jobs_max, &effects)?;
+            // The pool's threads hold the only senders left, so that they end with the mailbox.
+            drop(effects);
+            let crew = Threads::new(pool, mailbox);
+            let turning = EventLoop::new(poll, hub, crew, listeners, orders, reports)?;
+            thread.spawn(move || turning.run().map(Threads::stop))?
+        };
+        Ok(Self {
+            handle: Handle::new(control, payload_bytes_max),
+            addresses,
+            admin_address,
+            thread,
+        })
+    }
+}
 
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
 pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
-    let Config {
-        listen,
-        admin_listen,
-        allowed_origins,
-        workers,
-        token_secret,
-        mut limits,
-        ..
-    } = config;
-    if let Some(warning) = file_limit::raise_and_fit(&mut limits) {
-        log::warn!("{warning}");
-    }
-    let poll = mio::Poll::new()?;
-    let waker = Arc::new(mio::Waker::new(
-        poll.registry(),
-        EventLoop::<Inline>::WAKER,
-    )?);
-    let (handle, orders) = control(Arc::clone(&waker));
+    let server = Server::start(config).map_err(|error| -> Box<dyn Error> { error })?;
     // Before the first line says that somebody listens: whoever reads it may send a signal.
-    watch_signals(handle)?;
-    let mut listeners = Vec::new();
-    for address in listen {
-        listeners.push(open(address, false)?);
+    watch_signals(server.handle())?;
+    for address in server.addresses() {
+        log::info!("listening on {address} (public)");
     }
-    if let Some(address) = admin_listen {
-        listeners.push(open(address, true)?);
+    if let Some(address) = server.admin_address() {
+        log::info!("listening on {address} (admin)");
     }
-    let start = clock::read();
-    let budget = RoomBudget::new(limits.rooms_max);
-    let gate = Gate {
-        origins: allowed_origins,
-        token_secret,
-    };
-    let seed = random();
-    let hub = Hub::new(limits.clone(), gate, workers.max(1), start.instant, seed);
-    let metrics = Box::new(metrics::render);
-    if workers == 0 {
-        let shard = RoomShard::new(&limits, 1, budget, start, random());
-        let crew = Inline::new(shard, limits.jobs_max);
-        EventLoop::new(poll, hub, crew, listeners, orders, metrics)?.run()?;
-    } else {
-        let (effects, mailbox) = mailbox(limits.effects_max, waker);
-        let shards = (0..workers)
-            .map(|_| RoomShard::new(&limits, workers, budget.clone(), start, random()))
-            .collect();
-        let pool = Pool::start(shards, limits.jobs_max, &effects)?;
-        // The pool's threads hold the only senders left, so that they end with the mailbox.
-        drop(effects);
-        let crew = Threads::new(pool, mailbox);
-        EventLoop::new(poll, hub, crew, listeners, orders, metrics)?
-            .run()?
-            .stop();
-    }
+    server.wait()?;
     log::info!("stopped");
     Ok(())
 }
 
-fn open(address: std::net::SocketAddr, is_admin: bool) -> Result<Listener, Box<dyn Error>> {
-    let listener = Listener::bind(address, is_admin)?;
-    let entrance = if is_admin { "admin" } else { "public" };
-    log::info!("listening on {} ({entrance})", listener.address()?);
-    Ok(listener)
+/// The first signal ends the daemon in good order, the second at once.
+fn watch_signals(handle: Handle) -> io::Result<()> {
+    let was_told = AtomicBool::new(false);
+    signal::watch(move || {
+        if was_told.swap(true, Ordering::Relaxed) {
+            handle.abort();
+        } else {
+            handle.shutdown();
+        }
+    })
 }
 
-fn watch_signals(control: Control) -> io::Result<()> {
-    signal::watch(move || control.stop())
+/// What looks up the figures of this node.
+fn node() -> Box<dyn FnMut() -> NodeFigures + Send> {
+    let mut meter = CpuMeter::new(clock::read().instant, ProcessFigures::read().cpu);
+    let uid = format!("{:016x}", random());
+    let name = host_name();
+    Box::new(move || {
+        let process = ProcessFigures::read();
+        NodeFigures {
+            uid: uid.as_str().into(),
+            name: name.as_str().into(),
+            cpu_percent: meter.percent(clock::read().instant, process.cpu),
+            rss_bytes: process.rss_bytes,
+        }
+    })
 }
 
 /// A number that differs from run to run: the standard library seeds its hash maps from the
 /// system's entropy.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Failure::Loop(error) => error.fmt(f),
+            Failure::Panicked => f.write_str("the loop has panicked"),
+        }
+    }
+}
+
+impl Error for ServerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Failure::Loop(error) => error.source(),
+            Failure::Panicked => None,
+        }
+    }
 }
 
 /// Asserts that both crews are one to the loop.

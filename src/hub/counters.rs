@@ -13,6 +13,10 @@ pub struct HubCounters {
     pub members: usize,
     /// Rooms with members now.
     pub rooms: usize,
+    /// WebSockets now.
+    pub websockets: usize,
+    /// Users with a connection now.
+    pub users: usize,
     /// Connections let in.
     pub accepted: u64,
     /// Connections dropped unheard for want of room.
@@ -21,6 +25,10 @@ pub struct HubCounters {
     pub upgrades: u64,
     /// Plain responses by status.
     pub responses: BTreeMap<u16, u64>,
+    /// Calls of the API by method; those of a batch one by one.
+    pub api_calls: BTreeMap<&'static str, u64>,
+    /// Calls of the API that came to an error, by its code.
+    pub api_errors: BTreeMap<u16, u64>,
     /// Connections ended, by [`CloseReason::index`].
     pub closes: [u64; CloseReason::ALL.len()],
     /// Messages received.
@@ -47,10 +55,14 @@ impl Default for HubCounters {
             connections: 0,
             members: 0,
             rooms: 0,
+            websockets: 0,
+            users: 0,
             accepted: 0,
             dropped: 0,
             upgrades: 0,
             responses: BTreeMap::new(),
+            api_calls: BTreeMap::new(),
+            api_errors: BTreeMap::new(),
             closes: [0; CloseReason::ALL.len()],
             received_messages: 0,
             received_bytes: 0,

@@ -1,7 +1,7 @@
 //! From messages to jobs, and from effects back to connections.
 
 use super::replay::Joined;
-use super::{Hub, bound, mark_dirty};
+use super::{Event, Hub, bound, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now};
 use crate::conn::Purpose;
 use crate::exchange::{Effect, Job};
@@ -64,6 +64,15 @@ impl<S> Hub<S> {
                 self.close(now, origin.conn, CloseReason::ChannelLimit);
                 1
             }
+            Effect::Decoded { call, outcome } => {
+                self.decoded(now, call, outcome);
+                1
+            }
+            Effect::Answered { part, reply } => {
+                self.answer_part(now, part, reply);
+                1
+            }
+            Effect::Encoded { part, forms } => 1 + self.encoded(now, part, &forms),
         }
     }
 
@@ -97,11 +106,13 @@ impl<S> Hub<S> {
                 self.jobs.wait(worker, id);
                 return;
             }
+            let identity = conn.purpose().and_then(Purpose::identity).cloned();
             let job = Job::Subscribe {
                 conn: id,
                 room,
                 form,
                 since,
+                identity,
             };
             self.jobs.push(worker, job);
         }
@@ -146,16 +157,23 @@ impl<S> Hub<S> {
                 Purpose::Echo { worker } => (*worker, Job::Echo { conn: id, payload }),
                 Purpose::Rooms {
                     target: Some((room, worker)),
-                    user,
+                    identity,
                     ..
                 } => {
-                    let (room, user) = (room.clone(), user.clone());
+                    if let Some(events) = &mut self.events {
+                        events.push_back(Event::Message {
+                            conn: id,
+                            room: room.clone(),
+                            payload: payload.clone(),
+                        });
+                    }
+                    let (room, identity) = (room.clone(), identity.clone());
                     (
                         *worker,
                         Job::Publish {
                             origin: id,
                             room,
-                            user,
+                            identity,
                             payload,
                         },
                     )
@@ -195,17 +213,27 @@ impl<S> Hub<S> {
         };
         entry.conn.open_up();
         let doom = entry.conn.open().and_then(|open| open.doom);
-        let replaced = match entry.conn.purpose() {
-            Some(Purpose::Rooms {
-                user: Some(user), ..
-            }) => self.logins.open(user, id),
-            _ => None,
-        };
+        let identity = entry.conn.purpose().and_then(Purpose::identity);
+        let replaced = identity.map_or_else(Vec::new, |one| self.users.open(&one.user, id));
+        if let Some(events) = &mut self.events {
+            events.push_back(Event::Opened {
+                conn: id,
+                peer: entry.conn.peer,
+                user: identity.map(|one| one.user.clone()),
+            });
+        }
+        self.open_len += 1;
         self.counters.upgrades += 1;
         self.wheel.cancel(id.slot);
         self.arm(id);
-        if let Some(before) = replaced {
-            self.close(now, before, CloseReason::ConnectionLimit);
+        for before in replaced {
+            let is_open = self
+                .table
+                .get(before)
+                .is_some_and(|conn| conn.open().is_some());
+            if is_open {
+                self.close(now, before, CloseReason::ConnectionLimit);
+            }
         }
         if let Some(reason) = doom {
             self.close(now, id, reason);

@@ -7,13 +7,24 @@ use crate::base::{CloseReason, ConnId, Now, RoomName};
 use crate::conn::heartbeat::Due;
 use crate::conn::{HeadTimeout, Purpose};
 use crate::exchange::Job;
-use crate::wire::frame;
 use crate::wire::raw::{self, WireForm};
 use crate::wire::websocket::InputEnd;
 
 impl<S> Hub<S> {
     /// Ends a connection from our side: tells the peer why, if there is a way to.
     pub(super) fn close(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+        let code = reason.code().unwrap_or_default();
+        self.close_as(now, id, reason, (code, reason.text()));
+    }
+
+    /// The same in other words; `reason` is what is counted.
+    pub(super) fn close_as(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        reason: CloseReason,
+        (code, text): (u16, &str),
+    ) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -21,10 +32,10 @@ impl<S> Hub<S> {
         if conn.is_ending() {
             return;
         }
-        let (Some(code), Some(open)) = (reason.code(), conn.open()) else {
+        let (Some(_), Some(open)) = (reason.code(), conn.open()) else {
             if conn.is_joining() {
                 self.refuse_joining(now, id, reason);
-            } else if conn.is_in_head() {
+            } else if conn.is_in_head() || conn.body_has_place().is_some() {
                 self.end(id, reason);
             }
             // A response on its way goes out first; its deadline bounds it.
@@ -44,9 +55,9 @@ impl<S> Hub<S> {
             }
         }
         if is_json {
-            conn.queue.push_whole(&raw::closing(code, reason));
+            conn.queue.push_whole(&raw::closing(code, text));
         }
-        conn.queue.push_close(frame::close(code, reason.text()));
+        conn.push_close(code, text);
         self.start_closing(id, reason, deadline, false);
     }
 
@@ -85,6 +96,9 @@ impl<S> Hub<S> {
         if entry.conn.closed_reason().is_some() {
             return;
         }
+        if entry.conn.body_has_place() == Some(true) {
+            self.calls.give_place_back();
+        }
         self.leave_rooms(id);
         if let Some(entry) = self.table.get_mut(id)
             && entry.conn.end(reason)
@@ -114,6 +128,8 @@ impl<S> Hub<S> {
                 }
             } else if conn.is_joining() {
                 self.refuse_joining(now, id, CloseReason::HandshakeTimeout);
+            } else if let Some(has_place) = conn.body_has_place() {
+                self.time_out_body(now, id, has_place);
             } else {
                 // An answer or a close frame that found no way out, or a peer that did not end.
                 self.end(id, CloseReason::WriteTimeout);
@@ -206,27 +222,28 @@ impl<S> Hub<S> {
 
     pub(super) fn leave_rooms(&mut self, id: ConnId) {
         while let Some((room, form)) = self.members.leave_one(id.slot) {
-            self.leave(room, form);
+            self.leave(id, room, form);
         }
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let Some(Purpose::Rooms { form, user, .. }) = entry.conn.purpose() else {
+        self.open_len -= usize::from(entry.conn.open().is_some());
+        let Some(Purpose::Rooms { form, identity, .. }) = entry.conn.purpose() else {
             return;
         };
         let form = *form;
-        if let Some(user) = user {
-            self.logins.leave(user, id);
+        if let Some(identity) = identity {
+            self.users.leave(&identity.user, id);
         }
         for missed in entry.conn.take_missed() {
-            self.leave(missed.room, form);
+            self.leave(id, missed.room, form);
         }
     }
 
     /// Tells a room's shard that it has a member less.
-    pub(super) fn leave(&mut self, room: RoomName, form: WireForm) {
+    pub(super) fn leave(&mut self, conn: ConnId, room: RoomName, form: WireForm) {
         let worker = self.jobs.worker_of(&room);
         self.jobs
-            .push_leave(worker, Job::Unsubscribe { room, form });
+            .push_leave(worker, Job::Unsubscribe { conn, room, form });
     }
 }

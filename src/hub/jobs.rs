@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use crate::base::{ConnId, RoomName};
-use crate::exchange::{Job, worker_of};
+use crate::exchange::{CallKey, Job, worker_of};
 
 /// Jobs waiting to be handed over.
 #[derive(Debug)]
@@ -26,8 +26,17 @@ struct Lane {
     ready: usize,
     /// Leaves without a credit, in order.
     leaves: VecDeque<Job>,
-    /// Connections whose next message or room has no credit.
-    waiting: VecDeque<ConnId>,
+    /// Those whose next job has no credit.
+    waiting: VecDeque<Waiter>,
+}
+
+/// Who stands in line for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A connection, with a message or a room to join.
+    Conn(ConnId),
+    /// A call, with a step.
+    Call(CallKey),
 }
 
 impl Jobs {
@@ -46,6 +55,16 @@ impl Jobs {
     /// Which worker echoes for a connection.
     pub(super) fn worker_of_echo(&self, id: ConnId) -> usize {
         id.slot as usize % self.workers.len()
+    }
+
+    /// Which worker decodes and encodes for a call.
+    pub(super) fn worker_of_call(&self, key: CallKey) -> usize {
+        key as usize % self.workers.len()
+    }
+
+    /// Number of workers.
+    pub(super) fn workers_len(&self) -> usize {
+        self.workers.len()
     }
 
     /// A worker's queue has room for `room` jobs.
@@ -87,11 +106,16 @@ impl Jobs {
 
     /// Puts a connection in the line for a worker's credits.
     pub(super) fn wait(&mut self, worker: usize, id: ConnId) {
-        self.workers[worker].waiting.push_back(id);
+        self.workers[worker].waiting.push_back(Waiter::Conn(id));
     }
 
-    /// The first connection in line, if the worker has a credit.
-    pub(super) fn next_waiting(&mut self, worker: usize) -> Option<ConnId> {
+    /// Puts a call in the line for a worker's credits.
+    pub(super) fn wait_with_call(&mut self, worker: usize, key: CallKey) {
+        self.workers[worker].waiting.push_back(Waiter::Call(key));
+    }
+
+    /// The first in line, if the worker has a credit.
+    pub(super) fn next_waiting(&mut self, worker: usize) -> Option<Waiter> {
         let lane = &mut self.workers[worker];
         if lane.credits == 0 {
             return None;

@@ -14,19 +14,23 @@
 //! - Members are connections that are joining or open.
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
-//! `requests` says what HTTP gets, `replay` gives a member what it missed, `dispatch` turns messages into jobs and takes effects, `fanout`
+//! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what it missed, `dispatch` turns messages into jobs and takes effects, `fanout`
 //! fills send queues, `ending` is the way out.
 
 mod admission;
+mod api;
+mod call;
+mod calls;
 mod counters;
 mod dispatch;
 mod ending;
+mod events;
 mod fanout;
 mod jobs;
-mod logins;
 mod replay;
 mod requests;
 mod table;
+mod users;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -34,10 +38,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::admission::Admission;
+use self::calls::Calls;
+pub use self::calls::{Inquiry, NodeFigures, ProgramCall, ProgramReply};
 pub use self::counters::HubCounters;
-use self::jobs::Jobs;
-use self::logins::Logins;
+pub use self::events::Event;
+use self::jobs::{Jobs, Waiter};
 use self::table::Table;
+use self::users::Users;
 use crate::base::{AllowedOrigins, CloseReason, ConnId, Limits, Now, Prng, Secret};
 use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
@@ -55,8 +62,13 @@ pub struct Hub<S> {
     members: Members,
     wheel: crate::timer::Wheel,
     admission: Admission,
-    logins: Logins,
+    users: Users,
     jobs: Jobs,
+    calls: Calls,
+    /// WebSockets that are open.
+    open_len: usize,
+    /// What happened to connections, if anybody wants to know.
+    events: Option<VecDeque<Event>>,
     /// Connections with something to write, each once.
     dirty: VecDeque<ConnId>,
     /// How many of them, from the front, must have had their turn before the next effect.
@@ -65,10 +77,11 @@ pub struct Hub<S> {
     resumed: VecDeque<ConnId>,
     /// Connections that are over.
     closed: VecDeque<ConnId>,
-    /// Connections that wait for the text of the metrics.
-    inquiries: VecDeque<ConnId>,
+    /// What the shell is to answer.
+    inquiries: VecDeque<Inquiry>,
     counters: HubCounters,
     prng: Prng,
+    start: Instant,
     /// What raw connections get as a heartbeat.
     heartbeat: Arc<Frames>,
     is_draining: bool,
@@ -81,6 +94,8 @@ pub struct Gate {
     pub origins: AllowedOrigins,
     /// What tokens are signed with; without it nobody needs one.
     pub token_secret: Option<Secret>,
+    /// What callers of the API must know; without it everybody who reaches it may call.
+    pub api_key: Option<Secret>,
 }
 
 /// Whether the shell may go on reading a connection.
@@ -126,6 +141,8 @@ pub struct Farewell {
     pub peer: SocketAddr,
     /// Why it ended.
     pub reason: CloseReason,
+    /// The code of the close frame that it was sent; 0 for none.
+    pub code: u16,
     /// When it was accepted.
     pub opened_at: Instant,
     /// What went through it.
@@ -137,7 +154,7 @@ impl<S> Hub<S> {
     #[must_use]
     pub fn new(limits: Limits, gate: Gate, workers: usize, start: Instant, seed: u64) -> Self {
         let heartbeat = Frames::message(PayloadKind::Text, limits.heartbeat_text.as_bytes());
-        let logins = Logins::new(limits.duplicate_login);
+        let users = Users::new(limits.duplicate_login);
         Self {
             limits,
             gate,
@@ -145,8 +162,11 @@ impl<S> Hub<S> {
             members: Members::default(),
             wheel: crate::timer::Wheel::new(start),
             admission: Admission::default(),
-            logins,
+            users,
             jobs: Jobs::new(workers),
+            calls: Calls::default(),
+            open_len: 0,
+            events: None,
             dirty: VecDeque::new(),
             flush_barrier: 0,
             resumed: VecDeque::new(),
@@ -154,6 +174,7 @@ impl<S> Hub<S> {
             inquiries: VecDeque::new(),
             counters: HubCounters::default(),
             prng: Prng::new(seed),
+            start,
             heartbeat,
             is_draining: false,
         }
@@ -201,6 +222,8 @@ impl<S> Hub<S> {
             if is_first || bytes.contains(&b'\n') || buffer.len() >= self.limits.head_bytes_max {
                 self.read_head(now, id);
             }
+        } else if conn.body_has_place().is_some() {
+            self.read_body(now, id, bytes);
         } else if let Some(open) = conn.open_mut() {
             open.heartbeat.seen(now.instant);
             open.inbound.feed(bytes, self.limits.message_bytes_max);
@@ -278,8 +301,12 @@ impl<S> Hub<S> {
     /// The queue of `worker` has room for `room` jobs.
     pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) {
         self.jobs.grant(worker, room);
-        while let Some(id) = self.jobs.next_waiting(worker) {
-            self.proceed(now, id);
+        self.admit_calls(now);
+        while let Some(waiter) = self.jobs.next_waiting(worker) {
+            match waiter {
+                Waiter::Conn(id) => self.proceed(now, id),
+                Waiter::Call(key) => self.proceed_with_call(now, key),
+            }
         }
     }
 
@@ -354,10 +381,17 @@ impl<S> Hub<S> {
             self.admission.release(conn.entrance, conn.peer.ip());
             let reason = conn.closed_reason().unwrap_or(CloseReason::Internal);
             self.counters.closes[reason.index()] += 1;
+            let code = conn.close_code();
+            if let Some(events) = &mut self.events
+                && conn.was_open()
+            {
+                events.push_back(Event::Closed { conn: id, reason });
+            }
             let farewell = Farewell {
                 id,
                 peer: conn.peer,
                 reason,
+                code,
                 opened_at: conn.opened_at,
                 traffic: conn.traffic,
             };
@@ -365,8 +399,8 @@ impl<S> Hub<S> {
         }
     }
 
-    /// The next connection that waits for the text of the metrics.
-    pub fn poll_inquiry(&mut self) -> Option<ConnId> {
+    /// The next question to the shell.
+    pub fn poll_inquiry(&mut self) -> Option<Inquiry> {
         self.inquiries.pop_front()
     }
 
@@ -383,6 +417,7 @@ impl<S> Hub<S> {
             || !self.resumed.is_empty()
             || !self.closed.is_empty()
             || !self.inquiries.is_empty()
+            || self.calls.can_admit(self.limits.api_calls_max)
             || self.jobs.has_ready()
     }
 
@@ -404,6 +439,8 @@ impl<S> Hub<S> {
             connections: self.admission.len(),
             members: self.members.members_len(),
             rooms: self.members.rooms_len(),
+            websockets: self.open_len,
+            users: self.users.len(),
             ..self.counters.clone()
         }
     }
@@ -449,9 +486,16 @@ impl<S> Hub<S> {
         );
         assert_eq!(self.table.len(), self.admission.len());
         assert!(
-            self.logins.len() <= self.table.len(),
-            "a login without a connection"
+            self.users.len() <= self.table.len(),
+            "a user without a connection"
         );
+        let open_len = self.table.iter().filter(|conn| conn.open().is_some());
+        assert_eq!(open_len.count(), self.open_len);
+        let bodies = self
+            .table
+            .iter()
+            .filter(|conn| conn.body_has_place() == Some(true));
+        self.calls.check_invariants(bodies.count());
         let timers = self
             .table
             .iter()

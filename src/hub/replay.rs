@@ -33,7 +33,7 @@ impl<S> Hub<S> {
             .is_some_and(|entry| entry.conn.is_joining());
         if !is_wanted {
             // It died meanwhile; the shard must not count it for ever.
-            self.leave(joined.room, joined.form);
+            self.leave(id, joined.room, joined.form);
             return;
         }
         if joined.after < joined.offset || joined.is_incomplete {

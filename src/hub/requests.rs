@@ -1,17 +1,20 @@
 //! HTTP: which request gets what, and how one becomes a WebSocket.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderName, Method, Request, StatusCode};
 
+use super::api::API_PATH;
+use super::calls::Inquiry;
 use super::{Hub, mark_dirty};
 use crate::auth::{self, Grants};
-use crate::base::{CloseReason, ConnId, Now, RoomName, Since, UserId};
+use crate::base::{CloseReason, ConnId, Identity, Now, RoomName, Since};
 use crate::conn::heartbeat::Heartbeat;
 use crate::conn::quota::Quota;
 use crate::conn::{Entrance, Open, Purpose};
-use crate::wire::frame::{self, Frames};
+use crate::wire::frame::Frames;
 use crate::wire::http::{Head, Response, has_body, has_valid_host, keeps_alive, parse_head};
 use crate::wire::raw::{QueryError, RoomRequest, parse_query, token_of};
 use crate::wire::upgrade;
@@ -24,6 +27,7 @@ enum Endpoint {
     Health,
     Ready,
     Metrics,
+    Api,
     Rooms,
     Echo,
 }
@@ -34,6 +38,7 @@ impl Endpoint {
             (_, "/healthz") => Some(Self::Health),
             (Entrance::Admin, "/readyz") => Some(Self::Ready),
             (Entrance::Admin, "/metrics") => Some(Self::Metrics),
+            (Entrance::Admin, path) if path.starts_with(API_PATH) => Some(Self::Api),
             (Entrance::Admin, _) => None,
             (_, "/") => Some(Self::Page),
             (_, "/ws") => Some(Self::Rooms),
@@ -49,10 +54,10 @@ impl Endpoint {
 
     /// The methods it answers, as `Allow` lists them.
     fn allow(self) -> &'static str {
-        if self.answers_head() {
-            "GET, HEAD"
-        } else {
-            "GET"
+        match self {
+            Self::Api => "POST",
+            _ if self.answers_head() => "GET, HEAD",
+            _ => "GET",
         }
     }
 }
@@ -65,24 +70,24 @@ struct Refusal {
     reason: CloseReason,
 }
 
-/// Who asks for a WebSocket.
+/// What a token proves about who asks for a WebSocket.
 #[derive(Debug, Default)]
-struct Identity {
-    user: Option<UserId>,
+struct Credentials {
+    identity: Option<Arc<Identity>>,
     grants: Grants,
     expires_at: Option<Instant>,
 }
 
 /// How the connection is to be used after an answer.
 #[derive(Clone, Copy, Debug)]
-struct Manner {
-    is_head_request: bool,
+pub(super) struct Manner {
+    pub(super) is_head_request: bool,
     /// How the connection ends; `None` to keep it.
-    end: Option<CloseReason>,
+    pub(super) end: Option<CloseReason>,
 }
 
 impl Manner {
-    const REFUSE: Self = Self {
+    pub(super) const REFUSE: Self = Self {
         is_head_request: false,
         end: Some(CloseReason::Refused),
     };
@@ -149,9 +154,10 @@ impl<S> Hub<S> {
             };
             return self.answer(now, id, &response, rest, manner);
         }
-        // A body is nobody's business here: the answer goes out and the connection ends.
+        // A body is nobody's business but the API's: the answer goes out and the connection ends.
         let has_body = has_body(&request);
-        let is_kept = keeps_alive(&request) && !has_body && !self.is_draining;
+        let is_call = endpoint == Some(Endpoint::Api) && request.method() == Method::POST;
+        let is_kept = keeps_alive(&request) && (!has_body || is_call) && !self.is_draining;
         let manner = Manner {
             is_head_request: request.method() == Method::HEAD,
             end: match entrance {
@@ -163,8 +169,12 @@ impl<S> Hub<S> {
             let response = Response::plain(StatusCode::NOT_FOUND, "no such page\n");
             return self.answer(now, id, &response, rest, manner);
         };
-        let is_allowed = request.method() == Method::GET
-            || (request.method() == Method::HEAD && endpoint.answers_head());
+        let is_allowed = match *request.method() {
+            Method::GET => endpoint != Endpoint::Api,
+            Method::HEAD => endpoint.answers_head(),
+            Method::POST => endpoint == Endpoint::Api,
+            _ => false,
+        };
         if !is_allowed {
             let response = Response::plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
                 .header("Allow", endpoint.allow());
@@ -186,6 +196,7 @@ impl<S> Hub<S> {
                 self.answer(now, id, &response, rest, manner);
             }
             Endpoint::Metrics => self.inquire(now, id, rest, manner),
+            Endpoint::Api => self.handle_call_head(now, id, &request, rest, manner),
             Endpoint::Rooms | Endpoint::Echo if has_body => {
                 let response = Response::plain(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
                 self.answer(now, id, &response, rest, Manner::REFUSE);
@@ -236,23 +247,21 @@ impl<S> Hub<S> {
             };
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
-        let identity = self.identify(now, &query, bearer);
-        let granted = identity.and_then(|identity| {
+        let credentials = self.identify(now, &query, bearer);
+        let granted = credentials.and_then(|credentials| {
             let granted = match endpoint {
                 Endpoint::Echo => {
                     let worker = self.jobs.worker_of_echo(id);
                     (Purpose::Echo { worker }, Vec::new())
                 }
-                _ => self.grant(&query, &identity)?,
+                _ => self.grant(&query, &credentials)?,
             };
-            Ok((granted, identity.expires_at))
+            Ok((granted, credentials.expires_at))
         });
         match granted {
             Ok(((purpose, rooms), expires_at)) => {
-                if let Purpose::Rooms {
-                    user: Some(user), ..
-                } = &purpose
-                    && !self.logins.ask(user, id)
+                if let Some(identity) = purpose.identity()
+                    && !self.users.ask(&identity.user, id)
                 {
                     let refusal = Refusal {
                         status: StatusCode::CONFLICT,
@@ -303,9 +312,14 @@ impl<S> Hub<S> {
     }
 
     /// Who asks, and what that user may do. Without a secret, everybody is who they say they are.
-    fn identify(&self, now: Now, query: &str, bearer: Option<&str>) -> Result<Identity, Refusal> {
+    fn identify(
+        &self,
+        now: Now,
+        query: &str,
+        bearer: Option<&str>,
+    ) -> Result<Credentials, Refusal> {
         let Some(secret) = &self.gate.token_secret else {
-            return Ok(Identity::default());
+            return Ok(Credentials::default());
         };
         let token = bearer.map(str::to_owned).or_else(|| token_of(query));
         let claims = token.and_then(|token| {
@@ -320,8 +334,12 @@ impl<S> Hub<S> {
         let left = claims.expires_unix_s.map(|expiry| {
             Duration::from_millis(expiry.saturating_mul(1000).saturating_sub(now.unix_ms))
         });
-        Ok(Identity {
-            user: Some(claims.user),
+        let identity = Identity {
+            user: claims.user,
+            info: claims.info,
+        };
+        Ok(Credentials {
+            identity: Some(Arc::new(identity)),
             grants: claims.grants,
             expires_at: left.and_then(|left| now.instant.checked_add(left)),
         })
@@ -331,8 +349,9 @@ impl<S> Hub<S> {
     fn grant(
         &self,
         query: &str,
-        identity: &Identity,
+        credentials: &Credentials,
     ) -> Result<(Purpose, Vec<(RoomName, Since)>), Refusal> {
+        let known = credentials.identity.as_ref();
         let RoomRequest {
             rooms,
             user,
@@ -343,7 +362,7 @@ impl<S> Hub<S> {
         } = parse_query(
             query,
             self.limits.rooms_per_connection_max,
-            identity.user.clone(),
+            known.map(|identity| identity.user.clone()),
         )
         .map_err(|error| match error {
             QueryError::Bad(text) => Refusal {
@@ -357,7 +376,7 @@ impl<S> Hub<S> {
                 reason: CloseReason::ChannelLimit,
             },
         })?;
-        let grants = &identity.grants;
+        let grants = &credentials.grants;
         let is_closed = |room: &RoomName| !grants.may_join(user.as_ref(), room);
         // What it may not publish to it can still be a member of; sending is refused when it comes.
         let target = target.filter(|room| grants.may_publish(user.as_ref(), room));
@@ -372,9 +391,13 @@ impl<S> Hub<S> {
             let worker = self.jobs.worker_of(&room);
             (room, worker)
         });
+        let identity = known.cloned().or_else(|| {
+            let info = None;
+            user.map(|user| Arc::new(Identity { user, info }))
+        });
         let purpose = Purpose::Rooms {
             target,
-            user,
+            identity,
             form,
             echo,
         };
@@ -420,8 +443,7 @@ impl<S> Hub<S> {
             return;
         };
         if let Some(code) = reason.code() {
-            let frame = frame::close(code, reason.text());
-            entry.conn.queue.push_close(frame);
+            entry.conn.push_close(code, reason.text());
         }
         let deadline = now.instant + self.limits.close_linger;
         self.start_closing(id, reason, deadline, false);
@@ -470,7 +492,7 @@ impl<S> Hub<S> {
         entry
             .conn
             .start_answering(now.instant, rest, manner.end, &self.limits);
-        self.inquiries.push_back(id);
+        self.inquiries.push_back(Inquiry::Metrics(id));
         self.arm(id);
     }
 
@@ -493,7 +515,7 @@ impl<S> Hub<S> {
         mark_dirty(&mut entry.conn, &mut self.dirty);
     }
 
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         now: Now,
         id: ConnId,
@@ -529,9 +551,9 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
      frame-ancestors 'none'; base-uri 'none'";
 
 /// How long a refused client should wait, in seconds.
-const RETRY_AFTER_SECS: &str = "5";
+pub(super) const RETRY_AFTER_SECS: &str = "5";
 
-fn header_text(request: &Request<()>, name: &HeaderName) -> Option<String> {
+pub(super) fn header_text(request: &Request<()>, name: &HeaderName) -> Option<String> {
     let value = request.headers().get(name)?;
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }

@@ -65,6 +65,16 @@ impl<S> Table<S> {
             .filter(|entry| entry.conn.id == id)
     }
 
+    pub(super) fn get(&self, id: ConnId) -> Option<&Connection> {
+        let entry = self.slots.get(id.slot as usize)?;
+        (entry.conn.id == id).then_some(&entry.conn)
+    }
+
+    /// The id of the connection in a slot, if there is one.
+    pub(super) fn id_at(&self, slot: u32) -> Option<ConnId> {
+        self.slots.get(slot as usize).map(|entry| entry.conn.id)
+    }
+
     /// The connection in a slot that is known to be in use.
     #[inline]
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {

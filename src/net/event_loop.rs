@@ -24,19 +24,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use mio::{Events, Interest, Poll, Token};
 
 use super::budget;
+use super::control::{Order, Orders};
 use super::crew::Crew;
 use super::listener::{Accepted, Listener};
 use super::socket::{ReadOutcome, Socket};
 use crate::base::{CloseReason, ConnId, Now, Severity};
 use crate::clock;
-use crate::hub::{Farewell, Hub, HubCounters, Reading, SocketAction};
+use crate::hub::{Farewell, Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
 
 /// The loop with everything it owns.
 pub(crate) struct EventLoop<C> {
@@ -44,9 +43,8 @@ pub(crate) struct EventLoop<C> {
     hub: Hub<Socket>,
     crew: C,
     listeners: Vec<Listener>,
-    orders: Receiver<Order>,
-    /// Renders the metrics.
-    metrics: MetricsText,
+    orders: Orders,
+    reports: Reports,
     /// Sockets to read, each once.
     readable: VecDeque<ConnId>,
     scratch: Box<[u8]>,
@@ -54,9 +52,6 @@ pub(crate) struct EventLoop<C> {
     /// Once the daemon is ending: when it does not wait any longer.
     ending: Option<Instant>,
 }
-
-/// Makes the text of the metrics.
-pub(crate) type MetricsText = Box<dyn Fn(&HubCounters, LoopCounters) -> String>;
 
 /// What the loop itself has counted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,44 +89,12 @@ impl std::error::Error for LoopError {
     }
 }
 
-/// What can be asked of a running loop.
-#[derive(Clone, Copy, Debug)]
-enum Order {
-    Stop,
-}
-
-/// Asks things of a running loop, from any thread.
-#[derive(Clone, Debug)]
-pub(crate) struct Control {
-    orders: Sender<Order>,
-    waker: Arc<mio::Waker>,
-}
-
-/// The loop's end of a [`Control`].
-#[derive(Debug)]
-pub(crate) struct Orders(Receiver<Order>);
-
-/// A control over a loop that polls where `waker` wakes.
-pub(crate) fn control(waker: Arc<mio::Waker>) -> (Control, Orders) {
-    let (sender, receiver) = bounded(8);
-    (
-        Control {
-            orders: sender,
-            waker,
-        },
-        Orders(receiver),
-    )
-}
-
-impl Control {
-    /// Asks the loop to end: the first time in good order, the second time at once.
-    pub(crate) fn stop(&self) {
-        // More orders than fit are repetitions.
-        let _ = self.orders.try_send(Order::Stop);
-        if let Err(error) = self.waker.wake() {
-            log::error!("the loop cannot be woken: {error}");
-        }
-    }
+/// What the loop asks of the rest of the program.
+pub(crate) struct Reports {
+    /// Makes the text of the metrics.
+    pub(crate) metrics: fn(&HubCounters, LoopCounters) -> String,
+    /// Looks up the figures of the node.
+    pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
 }
 
 impl<C: Crew> EventLoop<C> {
@@ -148,7 +111,7 @@ impl<C: Crew> EventLoop<C> {
         crew: C,
         mut listeners: Vec<Listener>,
         orders: Orders,
-        metrics: MetricsText,
+        reports: Reports,
     ) -> io::Result<Self> {
         for (number, listener) in listeners.iter_mut().enumerate() {
             let token = Token(token_bits(number + 1));
@@ -160,8 +123,8 @@ impl<C: Crew> EventLoop<C> {
             hub,
             crew,
             listeners,
-            orders: orders.0,
-            metrics,
+            orders,
+            reports,
             readable: VecDeque::new(),
             scratch: vec![0; budget::READ_BYTES].into(),
             counters: LoopCounters::default(),
@@ -191,6 +154,8 @@ impl<C: Crew> EventLoop<C> {
             self.flush(now);
             self.answer_inquiries(now);
             self.reap(now);
+            self.orders.exchange_calls(now, &mut self.hub);
+            self.orders.tell_events(&mut self.hub);
             if self.crew.has_failed() {
                 return Err(LoopError::Worker);
             }
@@ -250,9 +215,13 @@ impl<C: Crew> EventLoop<C> {
     }
 
     fn obey(&mut self, now: Now) {
-        while let Ok(order) = self.orders.try_recv() {
+        while let Some(order) = self.orders.poll() {
             match (order, self.ending) {
-                (Order::Stop, None) => {
+                (Order::Count(reply), _) => {
+                    // Whoever asked may have lost interest.
+                    let _ = reply.try_send((self.hub.counters(), self.counters));
+                }
+                (Order::Stop | Order::Abort, None) => {
                     log::info!(
                         "stopping: {} connections to close",
                         self.hub.connections_len()
@@ -261,12 +230,14 @@ impl<C: Crew> EventLoop<C> {
                     self.ending = Some(now.instant + ENDING_MAX);
                     self.hub.handle_shutdown(now);
                 }
-                (Order::Stop, Some(_)) => {
+                (Order::Stop, Some(_)) => {}
+                (Order::Abort, Some(_)) => {
                     log::info!("told twice to stop: ending at once");
                     self.ending = Some(now.instant);
                 }
             }
         }
+        self.orders.exchange_calls(now, &mut self.hub);
     }
 
     fn accept(&mut self, now: Now) {
@@ -386,9 +357,17 @@ impl<C: Crew> EventLoop<C> {
     }
 
     fn answer_inquiries(&mut self, now: Now) {
-        while let Some(id) = self.hub.poll_inquiry() {
-            let text = (self.metrics)(&self.hub.counters(), self.counters);
-            self.hub.handle_metrics(now, id, &text);
+        while let Some(inquiry) = self.hub.poll_inquiry() {
+            match inquiry {
+                Inquiry::Metrics(id) => {
+                    let text = (self.reports.metrics)(&self.hub.counters(), self.counters);
+                    self.hub.handle_metrics(now, id, &text);
+                }
+                Inquiry::Node(part) => {
+                    let figures = (self.reports.node)();
+                    self.hub.handle_node(now, part, &figures);
+                }
+            }
         }
     }
 
@@ -431,6 +410,7 @@ impl<C: Crew> EventLoop<C> {
 
     fn has_backlog(&self) -> bool {
         self.hub.has_backlog()
+            || self.orders.has_backlog(&self.hub)
             || !self.readable.is_empty()
             || self.crew.has_effects()
             || self
@@ -499,14 +479,14 @@ fn say_farewell(now: Instant, farewell: &Farewell) {
         id,
         peer,
         reason,
+        code,
         opened_at,
         traffic,
     } = farewell;
     log::log!(
         level,
-        "closed id={id} peer={peer} reason={} code={} age={:.3}s rx={}B/{} tx={}B/{} skipped={}",
+        "closed id={id} peer={peer} reason={} code={code} age={:.3}s rx={}B/{} tx={}B/{} skipped={}",
         reason.label(),
-        reason.code().unwrap_or(0),
         now.saturating_duration_since(*opened_at).as_secs_f64(),
         traffic.received_bytes,
         traffic.received_messages,

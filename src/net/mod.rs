@@ -4,11 +4,13 @@
 //! client says.
 
 mod budget;
+mod control;
 mod crew;
 mod event_loop;
 mod listener;
 mod socket;
 
+pub(crate) use control::{Answer, Control, NotTaken, control};
 pub(crate) use crew::Crew;
-pub(crate) use event_loop::{Control, EventLoop, LoopCounters, control};
+pub(crate) use event_loop::{EventLoop, LoopCounters, LoopError, Reports};
 pub(crate) use listener::Listener;

@@ -22,6 +22,10 @@ const IDLE_CONNECTION_BYTES: u128 = 3 << 10;
 /// of a queue that grows by doubling.
 const QUEUE_ENTRY_BYTES: u128 = 48;
 
+/// What one remembered idempotency key takes at most, in bytes: the key, the name of its room, and
+/// bookkeeping.
+const IDEMPOTENCY_KEY_BYTES: [u128; 3] = [255, 255, 100];
+
 /// Writes everything about a configuration.
 ///
 /// # Errors
@@ -136,7 +140,47 @@ fn bounds(config: &Config) -> Vec<Bound> {
         0,
         format!("{queues} queues x {jobs} jobs; their bytes are counted under inbound"),
     );
+    bounds.extend(api_bounds(config));
     bounds
+}
+
+fn api_bounds(config: &Config) -> [Bound; 2] {
+    const BODIES: &str = "API bodies";
+    const KEYS: &str = "idempotency";
+    if config.admin_listen.is_none() {
+        return [BODIES, KEYS].map(|of| Bound {
+            of,
+            bytes: 0,
+            terms: "off, as --admin-listen is".to_owned(),
+        });
+    }
+    let limits = &config.limits;
+    let wide = |number: usize| number as u128;
+    let (calls, body) = (wide(limits.api_calls_max), wide(limits.api_body_bytes_max));
+    let keys = wide(limits.idempotency_keys_max);
+    let [key, room, bookkeeping] = IDEMPOTENCY_KEY_BYTES;
+    [
+        Bound {
+            of: BODIES,
+            bytes: calls.saturating_mul(body),
+            // What a call is decoded into is not in the sum: it takes a caller who means harm, and
+            // callers are trusted.
+            terms: format!(
+                "{calls} calls in progress x {}, of {} connections; a body made to be large is up \
+                 to 16 times that once decoded",
+                Bytes(body),
+                limits.admin_connections_max
+            ),
+        },
+        Bound {
+            of: KEYS,
+            bytes: keys.saturating_mul(key + room + bookkeeping),
+            terms: format!(
+                "{keys} idempotency keys x ({key} B key + {room} B room + {bookkeeping} B \
+                 bookkeeping)"
+            ),
+        },
+    ]
 }
 
 fn values(config: &Config) -> Vec<(&'static str, String)> {
@@ -145,6 +189,7 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
     values.extend(room_values(&config.limits));
     values.extend([
         ("--token-secret-file", is_set(config.token_secret.as_ref())),
+        ("--api-key-file", is_set(config.api_key.as_ref())),
         ("--log-level", config.log_level.to_string().to_lowercase()),
     ]);
     values
@@ -324,17 +369,23 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let text = text(&[], |config| {
-            config.token_secret = Some(Secret::new(b"hunter2"));
-        });
-        assert!(!text.contains("hunter2"), "{text}");
-        let find = |option: &str| {
+        let is_set = |text: &str, option: &str| {
             let line = text.lines().find(|line| line.contains(option));
-            line.expect("a line for the option")
-                .split_once("  set")
-                .is_some()
+            line.expect("a line for the option").ends_with("  set")
         };
-        assert!(find("--token-secret-file"));
+        let options = ["--token-secret-file", "--api-key-file"];
+        let none = text(&[], |_| ());
+        let secret = || Some(Secret::new(b"hunter2"));
+        let token = text(&[], |config| config.token_secret = secret());
+        let key = text(&[], |config| config.api_key = secret());
+        for (text, expected) in [
+            (none, [false, false]),
+            (token, [true, false]),
+            (key, [false, true]),
+        ] {
+            assert_eq!(options.map(|option| is_set(&text, option)), expected);
+            assert!(!text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]
@@ -363,10 +414,13 @@ mod tests {
                 10 * ((3 << 19) + 48_000),
                 10 * ((256 << 10) + (128 << 10)),
                 4096 << 19,
-                0
+                0,
+                64 << 20,
+                100_000 * (255 + 255 + 100)
             ]
         );
         assert_eq!(of(&["--history-size=0"])[0], 0);
+        assert_eq!(of(&["--admin-listen=off"])[6..], [0, 0]);
     }
 
     #[test]

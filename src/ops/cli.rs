@@ -47,8 +47,8 @@ pub struct Cli {
     )]
     pub listen: Vec<String>,
 
-    /// Listener for health checks and metrics, written as for --listen, or "off". A loopback
-    /// address.
+    /// Listener for the HTTP API, health checks and metrics, written as for --listen, or "off". A
+    /// loopback address unless --api-key-file is set.
     #[arg(
         long,
         env = "ROOMCAST_ADMIN_LISTEN",
@@ -333,6 +333,11 @@ pub struct Cli {
     #[arg(long, env = "ROOMCAST_TOKEN_SECRET_FILE", value_name = "FILE")]
     pub token_secret_file: Option<PathBuf>,
 
+    /// File with the key, one line of 16 to 4096 bytes of visible ASCII, that every call of the
+    /// HTTP API must carry. Needed where --admin-listen is not a loopback address.
+    #[arg(long, env = "ROOMCAST_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
     /// Least important lines that are logged; RUST_LOG wins when it is set.
     #[arg(
         long,
@@ -441,11 +446,12 @@ fn adapt(arg: Arg) -> Arg {
 }
 
 /// Options with one value that is no number; a flag after them is a flag, not their value.
-const TEXT_OPTIONS: [&str; 5] = [
+const TEXT_OPTIONS: [&str; 6] = [
     "admin_listen",
     "heartbeat_text",
     "duplicate_login",
     "token_secret_file",
+    "api_key_file",
     "user",
 ];
 
@@ -599,8 +605,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 30);
-        assert_eq!(Cli::variables().len(), 30);
+        assert_eq!(options_len, 31);
+        assert_eq!(Cli::variables().len(), 31);
     }
 
     #[test]

@@ -12,8 +12,10 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::iter;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use log::LevelFilter;
@@ -37,7 +39,7 @@ const VARIABLE_PREFIX: &str = "ROOMCAST_";
 pub struct Config {
     /// Addresses of the public listeners, 1 to [`LISTENERS_MAX`].
     pub listen: Vec<SocketAddr>,
-    /// Address of the admin listener, a loopback one; `None` for none.
+    /// Address of the admin listener, a loopback one unless there is an API key; `None` for none.
     pub admin_listen: Option<SocketAddr>,
     /// Which web pages may connect.
     pub allowed_origins: AllowedOrigins,
@@ -45,6 +47,8 @@ pub struct Config {
     pub workers: usize,
     /// What connection tokens are signed with; `None` where no token is needed.
     pub token_secret: Option<Secret>,
+    /// What calls of the HTTP API must carry; `None` where they need no key.
+    pub api_key: Option<Secret>,
     /// Least important lines that are logged.
     pub log_level: LevelFilter,
     /// Every other bound.
@@ -52,6 +56,25 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads and checks options as they would be typed behind `roomcast`; those not given have
+    /// their value from the environment (`ROOMCAST_…`) or their default. Warnings go to the log.
+    ///
+    /// # Errors
+    /// The first option that is unknown, cannot be read or breaks a rule.
+    pub fn from_args<I, T>(args: I) -> Result<Self, Box<dyn Error + Send + Sync>>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString>,
+    {
+        let args = args.into_iter().map(Into::into);
+        let cli = Cli::try_from_args(iter::once("roomcast".into()).chain(args))?;
+        let (config, warnings) = Self::from_cli(cli)?;
+        for warning in warnings {
+            log::warn!("{warning}");
+        }
+        Ok(config)
+    }
+
     /// Checks what was typed. The strings are warnings, for the log once it runs.
     ///
     /// # Errors
@@ -71,7 +94,11 @@ impl Config {
             .token_secret_file
             .map(|path| secret::read_token_secret(&path, warnings))
             .transpose()?;
-        let admin_listen = parse_admin_listener(&cli.admin_listen, &listen)?;
+        let api_key = cli
+            .api_key_file
+            .map(|path| secret::read_api_key(&path, warnings))
+            .transpose()?;
+        let admin_listen = parse_admin_listener(&cli.admin_listen, &listen, api_key.as_ref())?;
         if cli.workers > WORKERS_MAX {
             return Err(ConfigError::new(
                 "--workers",
@@ -85,6 +112,7 @@ impl Config {
             allowed_origins: parse_origins(&cli.allowed_origin)?,
             workers: cli.workers,
             token_secret,
+            api_key,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -153,7 +181,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl std::error::Error for ConfigError {}
+impl Error for ConfigError {}
 
 impl From<LimitError> for ConfigError {
     fn from(error: LimitError) -> Self {
@@ -192,9 +220,11 @@ fn parse_listeners(texts: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {
     Ok(addresses)
 }
 
+/// Whoever reaches the admin listener may do everything, so strangers must not, or need a key.
 fn parse_admin_listener(
     text: &str,
     listen: &[SocketAddr],
+    api_key: Option<&Secret>,
 ) -> Result<Option<SocketAddr>, ConfigError> {
     const OPTION: &str = "--admin-listen";
     if text == "off" {
@@ -202,12 +232,9 @@ fn parse_admin_listener(
     }
     let address = parse_address(OPTION, text)?;
     // An IPv4 address may come in its IPv6 form.
-    if !address.ip().to_canonical().is_loopback() {
-        return Err(ConfigError::quoting(
-            OPTION,
-            text,
-            "must be a loopback address",
-        ));
+    if api_key.is_none() && !address.ip().to_canonical().is_loopback() {
+        let rule = "must be a loopback address unless --api-key-file is set";
+        return Err(ConfigError::quoting(OPTION, text, rule));
     }
     if is_taken(address, listen) {
         let rule = "must not name the same address and port as --listen";
@@ -463,7 +490,8 @@ mod tests {
             ),
             (
                 &["--admin-listen=0.0.0.0:1"],
-                "--admin-listen is \"0.0.0.0:1\": must be a loopback address",
+                "--admin-listen is \"0.0.0.0:1\": must be a loopback address unless \
+                 --api-key-file is set",
             ),
             (
                 &["--listen=[::1]:7", "--admin-listen=[::1]:7"],
@@ -518,6 +546,10 @@ mod tests {
                 &["--token-secret-file=/nowhere/at/all"],
                 "--token-secret-file is \"/nowhere/at/all\": must be a file that can be read: ",
             ),
+            (
+                &["--api-key-file=/nowhere/at/all", "--admin-listen=0.0.0.0:1"],
+                "--api-key-file is \"/nowhere/at/all\": must be a file that can be read: ",
+            ),
         ] {
             let error = refused(args).to_string();
             assert!(error.starts_with(expected), "{error:?} for {args:?}");
@@ -543,6 +575,27 @@ mod tests {
             &["--history-size=off", "--history-memory=0"],
         ] {
             assert!(check(args).is_ok(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn the_admin_listener_leaves_the_host_only_with_a_key() {
+        let key = Secret::new(b"sixteen-bytes-ok");
+        let listen = ["0.0.0.0:80".parse().expect("an address")];
+        for (text, without_key, with_key) in [
+            ("off", true, true),
+            ("127.0.0.1:1", true, true),
+            ("[::1]:1", true, true),
+            ("0.0.0.0:1", false, true),
+            ("192.0.2.7:1", false, true),
+            ("[::]:1", false, true),
+            ("[::ffff:192.0.2.7]:1", false, true),
+            ("0.0.0.0:80", false, false),
+            ("example.com:1", false, false),
+        ] {
+            let is_ok = |key| parse_admin_listener(text, &listen, key).is_ok();
+            let found = (is_ok(None), is_ok(Some(&key)));
+            assert_eq!(found, (without_key, with_key), "{text}");
         }
     }
 

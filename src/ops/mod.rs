@@ -1,7 +1,8 @@
-//! The rest of the outside world: command line, environment, log and file limit.
+//! The rest of the outside world: command line, environment, log, file limit, and what the process
+//! uses.
 //!
-//! Floor 3. Owns: the subcommands ([`command::Invocation`]), how an operator's words become a checked [`config::Config`], and how the
-//! daemon's words reach the operator.
+//! Floor 3. Owns: the subcommands ([`command::Invocation`]), how an operator's words become a
+//! checked [`config::Config`], and how the daemon's words reach the operator.
 //! Never: touches a connection, a room or the loop; it hands over values and nothing else.
 //!
 //! Three steps, three types: [`cli::Cli`] is what was written, [`config::Config`] is what was
@@ -15,5 +16,6 @@ pub mod config;
 pub mod file_limit;
 pub mod log;
 pub mod metrics;
+pub mod process;
 pub mod secret;
 pub mod signal;

@@ -19,6 +19,12 @@ use super::config::ConfigError;
 /// Shortest token secret, in bytes: the length of an HS256 signature (RFC 7518, section 3.2).
 pub const TOKEN_SECRET_BYTES_MIN: usize = 32;
 
+/// Shortest API key, in bytes: too long to be guessed over a network.
+pub const API_KEY_BYTES_MIN: usize = 16;
+
+/// Longest API key, in bytes: half a request head, or no call could carry it.
+pub const API_KEY_BYTES_MAX: usize = 4096;
+
 /// Largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: usize = 64 << 10;
 
@@ -34,6 +40,27 @@ pub fn read_token_secret(path: &Path, warnings: &mut Vec<String>) -> Result<Secr
         return Err(refusal(OPTION, path, rule));
     }
     Ok(secret)
+}
+
+/// Reads the file of `--api-key-file`. Adds a warning when others can read it.
+///
+/// # Errors
+/// When it cannot be read, is empty or too large, or holds anything but one line of visible ASCII
+/// of a fit length: the key travels in a header, where more is ambiguous or cut off.
+pub fn read_api_key(path: &Path, warnings: &mut Vec<String>) -> Result<Secret, ConfigError> {
+    const OPTION: &str = "--api-key-file";
+    let key = read(OPTION, path, warnings)?;
+    if !key.expose().iter().all(u8::is_ascii_graphic) {
+        let rule = "must hold one line of visible ASCII, without spaces";
+        return Err(refusal(OPTION, path, rule));
+    }
+    if !(API_KEY_BYTES_MIN..=API_KEY_BYTES_MAX).contains(&key.expose().len()) {
+        let rule = format!(
+            "must hold a key of at least {API_KEY_BYTES_MIN} and at most {API_KEY_BYTES_MAX} bytes"
+        );
+        return Err(refusal(OPTION, path, rule));
+    }
+    Ok(key)
 }
 
 fn read(
@@ -150,13 +177,67 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_files_are_refused() {
-        for path in ["/nowhere/at/all", "/", "/dev/zero"] {
+    fn api_keys_are_checked_on_both_sides_of_each_rule() {
+        const LENGTH: &str = "must hold a key of at least 16 and at most 4096 bytes";
+        const VISIBLE: &str = "must hold one line of visible ASCII, without spaces";
+        const EMPTY: &str = "must not be empty";
+        let key = |len: usize, end: &[u8]| [&*b"k".repeat(len), end].concat();
+        for (index, (content, expected)) in [
+            (key(16, b""), Ok(16)),
+            (key(16, b"\n"), Ok(16)),
+            (key(16, b"\r\n"), Ok(16)),
+            (key(15, b"!"), Ok(16)),
+            (key(15, b"~"), Ok(16)),
+            (key(4096, b"\n"), Ok(4096)),
+            (key(15, b""), Err(LENGTH)),
+            (key(15, b"\n"), Err(LENGTH)),
+            (key(4097, b""), Err(LENGTH)),
+            (key(16, b" "), Err(VISIBLE)),
+            (key(16, b"\x7f"), Err(VISIBLE)),
+            (key(16, b"\t"), Err(VISIBLE)),
+            (key(16, b"\0"), Err(VISIBLE)),
+            (key(16, b"\r"), Err(VISIBLE)),
+            (key(16, b"\n\n"), Err(VISIBLE)),
+            (key(16, b"\nk"), Err(VISIBLE)),
+            (key(16, "é".as_bytes()), Err(VISIBLE)),
+            (key(16, b"\xff"), Err(VISIBLE)),
+            (key(0, b"\xef\xbb\xbfkkkkkkkkkkkkkkkk"), Err(VISIBLE)),
+            (key(0, b""), Err(EMPTY)),
+            (key(0, b"\r\n"), Err(EMPTY)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let file = Scratch::new(&format!("key-{index}"), &content, 0o600);
             let mut warnings = Vec::new();
-            let error =
-                read_token_secret(Path::new(path), &mut warnings).expect_err("no secret there");
-            let expected = format!("--token-secret-file is {path:?}: must ");
-            assert!(error.to_string().starts_with(&expected), "{error}");
+            let found = read_api_key(&file.0, &mut warnings);
+            if let Err(error) = &found {
+                let text = error.to_string();
+                assert!(text.starts_with("--api-key-file is \""), "{text}");
+                assert!(text.contains("roomcast-secret-"), "{text}");
+                assert!(!text.contains("kkk"), "{text}");
+            }
+            let found = found
+                .map(|key| key.expose().len())
+                .map_err(|error| error.rule);
+            assert_eq!(found, expected.map_err(ToOwned::to_owned), "{index}");
+            assert_eq!(warnings, Vec::<String>::new(), "{index}");
+        }
+    }
+
+    #[test]
+    fn unreadable_files_are_refused() {
+        type Read = fn(&Path, &mut Vec<String>) -> Result<Secret, ConfigError>;
+        let readers: [(&str, Read); 2] = [
+            ("--token-secret-file", read_token_secret),
+            ("--api-key-file", read_api_key),
+        ];
+        for (option, read) in readers {
+            for path in ["/nowhere/at/all", "/", "/dev/zero"] {
+                let error = read(Path::new(path), &mut Vec::new()).expect_err("no secret there");
+                let expected = format!("{option} is {path:?}: must ");
+                assert!(error.to_string().starts_with(&expected), "{error}");
+            }
         }
     }
 
@@ -173,6 +254,10 @@ mod tests {
             let mut warnings = Vec::new();
             read_token_secret(&file.0, &mut warnings).expect("a good secret");
             assert_eq!(warnings.len(), usize::from(is_exposed), "{mode:o}");
+            read_api_key(&file.0, &mut warnings).expect("a good key");
+            assert_eq!(warnings.len(), 2 * usize::from(is_exposed), "{mode:o}");
+            let last = warnings.last().map_or("--api-key-file", |last| &**last);
+            assert!(last.starts_with("--api-key-file"), "{last}");
             assert!(!warnings.concat().contains("kkk"));
         }
     }

@@ -1,16 +1,18 @@
 //! The newest publications of one room.
 //!
-//! Owns: a ring of publications without gaps, bounded by count, payload bytes and age.
+//! Owns: a ring of publications, bounded by count, payload bytes and age.
 //! Never: numbers a publication or decides who gets it.
 //!
 //! Invariants
-//! - Entry `i` is the publication with offset `first + i`, and the last entry is the room's newest.
+//! - Offsets rise. One that is passed over between `first` and the room's newest belongs to a
+//!   publication that was not to be kept (`skip_history`).
 //! - `bytes` is the sum of the payloads.
-//! - Whatever was published after `complete_since` is here.
+//! - Whatever was published after `complete_since`, and was to be kept, is here.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::base::{ConnId, Limits, Offset, UserId};
+use crate::base::{ConnId, Identity, Limits, Offset};
 use crate::wire::frame::PayloadKind;
 use crate::wire::raw::Publication;
 
@@ -42,6 +44,8 @@ pub struct History {
     entries: VecDeque<Kept>,
     first: Offset,
     bytes: usize,
+    /// What the payloads take in memory.
+    allocated_bytes: usize,
     complete_since_ms: u64,
 }
 
@@ -49,7 +53,8 @@ pub struct History {
 #[derive(Debug)]
 struct Kept {
     payload: Box<[u8]>,
-    user: Option<UserId>,
+    identity: Option<Arc<Identity>>,
+    offset: Offset,
     unix_ms: u64,
     origin: ConnId,
     /// Monotonic time in seconds since the shard began, for the age.
@@ -66,31 +71,41 @@ impl History {
             entries: VecDeque::new(),
             first: next,
             bytes: 0,
+            allocated_bytes: 0,
             complete_since_ms,
         }
     }
 
     /// Keeps the room's newest publication and forgets what is over the bounds.
     pub fn push(&mut self, publication: &Publication<'_>, now_s: u32, bounds: &Bounds) {
-        debug_assert_eq!(publication.offset, self.next(), "a gap in the history");
+        debug_assert!(
+            publication.offset >= self.first
+                && self
+                    .entries
+                    .back()
+                    .is_none_or(|kept| kept.offset < publication.offset),
+            "offsets must rise"
+        );
         if bounds.publications_max == 0 {
             self.first = publication.offset.next();
             self.complete_since_ms = self.complete_since_ms.max(publication.unix_ms);
             return;
         }
         if self.entries.len() == self.entries.capacity() {
-            // A quarter more, not twice as many: a large history is mostly full.
-            self.entries.reserve_exact((self.entries.len() / 4).max(4));
+            // An eighth more, not twice as many: a large history is mostly full.
+            self.entries.reserve_exact((self.entries.len() / 8).max(4));
         }
         self.entries.push_back(Kept {
             payload: publication.payload.into(),
-            user: publication.user.cloned(),
+            identity: publication.identity.cloned(),
+            offset: publication.offset,
             origin: publication.origin,
             unix_ms: publication.unix_ms,
             kept_at_s: now_s,
             kind: publication.kind,
         });
         self.bytes += publication.payload.len();
+        self.allocated_bytes += allocation_bytes(publication.payload.len());
         while self.entries.len() > bounds.publications_max || self.bytes > bounds.bytes_max {
             self.drop_oldest();
         }
@@ -126,7 +141,7 @@ impl History {
         self.entries = VecDeque::new();
     }
 
-    /// Offset of the oldest publication kept, or of the next one if none is.
+    /// Every publication from this offset on is kept, unless it was not to be.
     #[must_use]
     pub fn first(&self) -> Offset {
         self.first
@@ -139,29 +154,30 @@ impl History {
     }
 
     /// The publications after `after`, oldest first.
-    pub fn after(&self, after: Offset) -> impl Iterator<Item = Publication<'_>> {
-        let skipped = after.next().0.saturating_sub(self.first.0);
-        let skipped = usize::try_from(skipped)
-            .unwrap_or(usize::MAX)
-            .min(self.entries.len());
-        let first = self.first;
-        self.entries
-            .range(skipped..)
-            .enumerate()
-            .map(move |(index, kept)| Publication {
-                offset: Offset(first.0 + (skipped + index) as u64),
-                unix_ms: kept.unix_ms,
-                origin: kept.origin,
-                user: kept.user.as_ref(),
-                kind: kept.kind,
-                payload: &kept.payload,
-            })
+    pub fn after(&self, after: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
+        let start = self.entries.partition_point(|kept| kept.offset <= after);
+        self.entries.range(start..).map(Kept::publication)
+    }
+
+    /// The publications before `before`, oldest first.
+    pub fn before(&self, before: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
+        let end = self.entries.partition_point(|kept| kept.offset < before);
+        self.entries.range(..end).map(Kept::publication)
+    }
+
+    /// After which offset the newest `count` publications begin, in a room whose newest
+    /// publication is `newest`.
+    #[must_use]
+    pub fn offset_before_last(&self, count: u64, newest: Offset) -> Offset {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let first = self.entries.len().saturating_sub(count);
+        self.offset_before(first, newest)
     }
 
     /// Offset of the newest publication that is not after `unix_ms`, or of the one before the
-    /// oldest kept.
+    /// oldest kept, in a room whose newest publication is `newest`.
     #[must_use]
-    pub fn offset_at(&self, unix_ms: u64) -> Offset {
+    pub fn offset_at(&self, unix_ms: u64, newest: Offset) -> Offset {
         // From the newest back: the wall clock may have been set, and what was published since is
         // what is asked for.
         let newer = self
@@ -170,14 +186,19 @@ impl History {
             .rev()
             .take_while(|kept| kept.unix_ms > unix_ms)
             .count();
-        Offset(self.next().0 - 1 - newer as u64)
+        self.offset_before(self.entries.len() - newer, newest)
+    }
+
+    fn offset_before(&self, index: usize, newest: Offset) -> Offset {
+        self.entries
+            .get(index)
+            .map_or(newest, |kept| Offset(kept.offset.0 - 1))
     }
 
     /// What it takes in memory, bookkeeping included, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        let allocator = self.entries.len() * ALLOCATION_BYTES;
-        self.bytes + self.entries.capacity() * size_of::<Kept>() + allocator
+        self.allocated_bytes + self.entries.capacity() * size_of::<Kept>()
     }
 
     /// Whether nothing is kept.
@@ -192,21 +213,37 @@ impl History {
         self.entries.len()
     }
 
-    fn next(&self) -> Offset {
-        Offset(self.first.0 + self.entries.len() as u64)
-    }
-
     fn drop_oldest(&mut self) {
         if let Some(kept) = self.entries.pop_front() {
             self.bytes -= kept.payload.len();
-            self.first = self.first.next();
+            self.allocated_bytes -= allocation_bytes(kept.payload.len());
+            self.first = kept.offset.next();
             self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
         }
     }
 }
 
-/// What the allocator takes for one payload beside its bytes, rounding included.
-const ALLOCATION_BYTES: usize = 16;
+impl Kept {
+    fn publication(&self) -> Publication<'_> {
+        Publication {
+            offset: self.offset,
+            unix_ms: self.unix_ms,
+            origin: self.origin,
+            identity: self.identity.as_ref(),
+            kind: self.kind,
+            payload: &self.payload,
+        }
+    }
+}
+
+/// What the allocator takes for a payload, its own word and rounding included (glibc's malloc: a
+/// chunk has 8 bytes of head, 16 bytes of granularity and 32 bytes at least).
+fn allocation_bytes(payload_bytes: usize) -> usize {
+    if payload_bytes == 0 {
+        return 0;
+    }
+    (payload_bytes + 8).next_multiple_of(16).max(32)
+}
 
 #[cfg(test)]
 mod tests {
@@ -220,7 +257,7 @@ mod tests {
             offset: Offset(offset),
             unix_ms,
             origin: ConnId::NONE,
-            user: None,
+            identity: None,
             kind,
             payload,
         }
@@ -276,7 +313,7 @@ mod tests {
         }
         for (unix_ms, after) in [(0, 0), (10, 1), (19, 1), (20, 3), (29, 3), (30, 4), (99, 4)] {
             assert_eq!(
-                history.offset_at(unix_ms),
+                history.offset_at(unix_ms, Offset(start + 3)),
                 Offset(start - 1 + after),
                 "{unix_ms}"
             );
@@ -284,15 +321,44 @@ mod tests {
     }
 
     #[test]
-    fn a_publication_costs_at_most_96_bytes_beside_its_payload() {
+    fn what_is_not_to_be_kept_leaves_a_gap_and_nothing_else() {
         let limits = Bounds::of(&Limits::default());
         let mut history = History::new(Offset(1), 0);
-        for offset in 1..=1000 {
-            history.push(&publication(offset, &[0; 100], 0), 0, &limits);
-            if offset >= 20 {
-                let extra = history.cost_bytes() - offset as usize * 100;
-                assert!(extra <= offset as usize * 96, "{offset}: {extra}");
+        for offset in [2, 3, 7] {
+            history.push(&publication(offset, b"x", offset * 10), 0, &limits);
+        }
+        assert_eq!(offsets(&history, 0), [2, 3, 7]);
+        assert_eq!(offsets(&history, 3), [7]);
+        assert_eq!(offsets(&history, 5), [7]);
+        let before: Vec<u64> = history.before(Offset(7)).map(|one| one.offset.0).collect();
+        assert_eq!(before, [2, 3]);
+        let newest = Offset(9);
+        for (count, after) in [(0, 9), (1, 6), (2, 2), (3, 1), (4, 1), (u64::MAX, 1)] {
+            assert_eq!(history.offset_before_last(count, newest), Offset(after));
+        }
+        for (unix_ms, after) in [(19, 1), (20, 2), (69, 6), (70, 9)] {
+            assert_eq!(history.offset_at(unix_ms, newest), Offset(after));
+        }
+    }
+
+    #[test]
+    fn a_publication_costs_at_most_96_bytes_beside_its_payload() {
+        let limits = Bounds::of(&Limits::default());
+        for payload_bytes in [0, 1, 9, 24, 25, 100, 104, 105, 1000] {
+            let mut history = History::new(Offset(1), 0);
+            let payload = vec![0; payload_bytes];
+            for offset in 1..=1000 {
+                history.push(&publication(offset, &payload, 0), 0, &limits);
+                if offset >= 40 {
+                    let extra = history.cost_bytes() - offset as usize * payload_bytes;
+                    assert!(
+                        extra <= offset as usize * 96,
+                        "{payload_bytes} {offset}: {extra}"
+                    );
+                }
             }
+            history.clear();
+            assert_eq!(history.cost_bytes(), 0);
         }
     }
 }

@@ -107,25 +107,52 @@ impl Members {
 
     /// Takes `slot` out of one of its rooms and says which; `None` when it is in none.
     pub fn leave_one(&mut self, slot: u32) -> Option<(RoomName, WireForm)> {
-        let place = self.rooms_of.get_mut(slot as usize)?.pop()?;
+        let last = self.rooms_of.get(slot as usize)?.len().checked_sub(1)?;
+        Some(self.remove(slot, last))
+    }
+
+    /// Takes `slot` out of the room of that name, and says how it received there; `None` when it is
+    /// not in it. Takes time in the number of rooms of the connection.
+    pub fn leave(&mut self, name: &RoomName, slot: u32) -> Option<WireForm> {
+        let place = self
+            .rooms_of(slot)
+            .position(|(room, _)| room.name == *name)?;
+        let (_, form) = self.remove(slot, place);
+        Some(form)
+    }
+
+    /// Takes `slot` out of the room at `place` in its list.
+    fn remove(&mut self, slot: u32, place: usize) -> (RoomName, WireForm) {
+        let places = &mut self.rooms_of[slot as usize];
+        let Place { room: key, index } = places.swap_remove(place);
+        if let Some(moved) = places.get(place) {
+            let Place { room, index } = *moved;
+            self.rooms[room as usize].members[index as usize].back = place as u32;
+        }
         if self.rooms_of[slot as usize].is_empty() {
             self.rooms_of[slot as usize] = Vec::new();
         }
-        let room = &mut self.rooms[place.room as usize];
-        let left = room.members.swap_remove(place.index as usize);
-        if let Some(moved) = room.members.get(place.index as usize) {
-            self.rooms_of[moved.slot as usize][moved.back as usize].index = place.index;
+        let room = &mut self.rooms[key as usize];
+        let left = room.members.swap_remove(index as usize);
+        if let Some(moved) = room.members.get(index as usize) {
+            self.rooms_of[moved.slot as usize][moved.back as usize].index = index;
         }
         self.members_len -= 1;
         let name = room.name.clone();
         if room.members.is_empty() {
-            self.rooms.remove(place.room as usize);
+            self.rooms.remove(key as usize);
             self.by_name.remove(&name);
         }
-        Some((name, left.form))
+        (name, left.form)
     }
 
     /// The room of that name, if it has members.
+    #[must_use]
+    pub fn room(&self, name: &RoomName) -> Option<&Room> {
+        self.by_name.get(name).map(|key| &self.rooms[*key])
+    }
+
+    /// The same, to change it.
     pub fn room_mut(&mut self, name: &RoomName) -> Option<&mut Room> {
         self.by_name.get(name).map(|key| &mut self.rooms[*key])
     }

@@ -30,14 +30,11 @@ pub fn recover(history: &History, current: Position, since: Since) -> Recovery {
     let newest = current.offset;
     let (after, missing) = match since {
         Since::Now => (newest, Missing::Nothing),
-        Since::Last(count) => (
-            oldest.max(Offset(newest.0.saturating_sub(count))),
-            Missing::Nothing,
-        ),
+        Since::Last(count) => (history.offset_before_last(count, newest), Missing::Nothing),
         Since::Time(unix_ms) if unix_ms < history.complete_since_ms() => {
-            (history.offset_at(unix_ms), Missing::Unknown)
+            (history.offset_at(unix_ms, newest), Missing::Unknown)
         }
-        Since::Time(unix_ms) => (history.offset_at(unix_ms), Missing::Nothing),
+        Since::Time(unix_ms) => (history.offset_at(unix_ms, newest), Missing::Nothing),
         // Another numbering, or a place in this one that does not exist yet: whatever the member
         // has seen, it was not this.
         Since::Position(position)
@@ -70,7 +67,7 @@ mod tests {
                 offset: Offset(offset),
                 unix_ms: offset * 10,
                 origin: ConnId::NONE,
-                user: None,
+                identity: None,
                 kind: PayloadKind::Text,
                 payload: b"x",
             };

@@ -1,7 +1,7 @@
 //! Brain of one worker: the rooms that hash to it.
 //!
-//! Owns: each room's numbering, history, counts of members by wire form, and the publications
-//! gathered for it.
+//! Owns: each room's numbering, history, presence, and the publications gathered for it; the
+//! idempotency keys of the calls that published.
 //! Never: touches a connection, a socket, a thread or a clock; jobs come in, effects go out.
 //!
 //! Invariants
@@ -9,24 +9,29 @@
 //! - A room's gathered publications are released before its membership changes and before its
 //!   history is replayed, so that what is replayed and what is broadcast neither overlap nor leave
 //!   a gap.
-//! - Every job that a connection waits for is answered by exactly one effect.
+//! - Every job that a connection or a call waits for is answered by exactly one effect; a
+//!   publication is acknowledged behind the broadcast that it is in.
 //! - A room exists while it has members, history, or a time to release what it gathers.
 //! - The history of all rooms stays within the shard's share of the memory for it.
 //!
-//! `publish` numbers, `subscribe` joins and replays, `retention` forgets.
+//! `publish` numbers, `subscribe` joins and replays, `asks` answers back ends, `retention` forgets.
 
+mod asks;
 mod publish;
+mod recent;
 mod retention;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use self::recent::Recent;
 use self::retention::Retention;
 use crate::base::{Epoch, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName};
-use crate::exchange::{Effect, Job};
+use crate::exchange::{CallPart, Effect, Job};
 use crate::room::batch::Batch;
 use crate::room::history::{Bounds, History};
+use crate::room::presence::Presence;
 use crate::wire::raw::WireForm;
 
 /// The rooms of one worker.
@@ -37,6 +42,7 @@ pub struct RoomShard {
     /// Rooms with something gathered, in the order in which they began to gather.
     gathering: VecDeque<(Instant, RoomName)>,
     retention: Retention,
+    recent: Recent,
     budget: RoomBudget,
     epochs: Prng,
     limits: Limits,
@@ -50,7 +56,10 @@ struct Room {
     history: History,
     /// Members by wire form, those that are catching up included.
     members: [u32; WireForm::COUNT],
+    presence: Presence,
     batch: Batch,
+    /// Calls whose publications are gathered.
+    unanswered: Vec<(CallPart, Position)>,
     /// Whether the shard has it in `gathering`.
     is_gathering: bool,
     /// What the retention remembers of it.
@@ -67,6 +76,7 @@ impl RoomShard {
             effects: VecDeque::new(),
             gathering: VecDeque::new(),
             retention: Retention::new(limits.history_memory_bytes_max / shards, start),
+            recent: Recent::new(limits.idempotency_keys_max / shards),
             budget,
             epochs: Prng::new(seed),
             limits: limits.clone(),
@@ -82,7 +92,8 @@ impl RoomShard {
                 room,
                 form,
                 since,
-            } => self.subscribe(conn, room, form, since),
+                identity,
+            } => self.subscribe((conn, identity), room, form, since),
             Job::CatchUp {
                 conn,
                 room,
@@ -92,16 +103,20 @@ impl RoomShard {
             } => {
                 self.catch_up((conn, echo), room, form, after);
             }
-            Job::Unsubscribe { room, form } => self.unsubscribe(&room, form),
+            Job::Unsubscribe { conn, room, form } => self.unsubscribe(conn, &room, form),
             Job::Publish {
                 origin,
                 room,
-                user,
+                identity,
                 payload,
             } => {
-                self.publish(now, origin, room, user.as_ref(), &payload);
+                self.publish(now, origin, room, identity.as_ref(), &payload);
             }
             Job::Echo { conn, payload } => self.echo(conn, &payload),
+            Job::Decode { call, method, body } => self.decode(call, &method, &body),
+            Job::Ask { part, room, ask } => self.ask(now, part, room, *ask),
+            Job::ListRooms { part, pattern } => self.list_rooms(part, &pattern),
+            Job::Encode { part, payload } => self.encode(now, part, &payload),
         }
     }
 
@@ -169,11 +184,14 @@ impl RoomShard {
             );
             assert!(room.batch.len() <= self.limits.merge_publications_max());
             assert!(room.history.len() <= self.limits.history_publications_max);
-            let newest = room.history.first().0 + room.history.len() as u64 - 1;
+            assert!(room.history.first() <= room.last.next(), "{name}");
             assert!(
-                room.history.is_empty() || newest == room.last.0,
-                "{name}: not the newest"
+                room.unanswered.is_empty() || !room.batch.is_empty(),
+                "{name}: a call that nothing will answer"
             );
+            let members: u32 = room.members.iter().sum();
+            assert_eq!(members as usize, room.presence.clients_len(), "{name}");
+            room.presence.check_invariants();
             history_bytes += room.marks.counted_bytes();
         }
         assert_eq!(history_bytes, self.retention.used_bytes());
@@ -186,13 +204,12 @@ impl RoomShard {
     /// Sends what a room has gathered on its way.
     fn release(&mut self, name: &RoomName) {
         if let Some(room) = self.rooms.get_mut(name) {
-            self.effects
-                .extend(room.batch.take(name).map(Effect::Broadcast));
+            room.release(name, &mut self.effects);
         }
     }
 
-    /// The room of that name, made if there is a place for it.
-    fn room_or_new(&mut self, name: &RoomName) -> Option<&mut Room> {
+    /// The room of that name, made if there is a place for it; and where effects go.
+    fn room_or_new(&mut self, name: &RoomName) -> Option<(&mut Room, &mut VecDeque<Effect>)> {
         // Looked up twice rather than cloning the name each time.
         if !self.rooms.contains_key(name) {
             if !self.budget.take() {
@@ -202,7 +219,8 @@ impl RoomShard {
             let history = History::new(Offset(1), self.retention.complete_since_ms());
             self.rooms.insert(name.clone(), Room::new(epoch, history));
         }
-        self.rooms.get_mut(name)
+        let room = self.rooms.get_mut(name)?;
+        Some((room, &mut self.effects))
     }
 
     fn remove_if_idle(&mut self, name: &RoomName) {
@@ -224,10 +242,19 @@ impl Room {
             last: Offset(0),
             history,
             members: [0; WireForm::COUNT],
+            presence: Presence::default(),
             batch: Batch::default(),
+            unanswered: Vec::new(),
             is_gathering: false,
             marks: retention::Marks::default(),
         }
+    }
+
+    /// Sends what is gathered on its way, and answers the calls that published it.
+    fn release(&mut self, name: &RoomName, effects: &mut VecDeque<Effect>) {
+        effects.extend(self.batch.take(name).map(Effect::Broadcast));
+        let answers = self.unanswered.drain(..);
+        effects.extend(answers.map(|(part, position)| publish::published(part, position)));
     }
 
     fn position(&self) -> Position {
@@ -235,10 +262,6 @@ impl Room {
             epoch: self.epoch,
             offset: self.last,
         }
-    }
-
-    fn online(&self) -> usize {
-        self.members.iter().map(|count| *count as usize).sum()
     }
 
     fn is_idle(&self) -> bool {

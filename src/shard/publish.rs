@@ -1,20 +1,94 @@
 //! From a message to a broadcast: number, keep, encode once for each form in use, gather, release.
 
+use std::sync::Arc;
+
 use super::RoomShard;
-use crate::base::{ConnId, Now, RoomName, UserId};
-use crate::exchange::{Effect, Origin};
+use crate::base::{ConnId, Identity, Now, Position, RoomName};
+use crate::exchange::{CallPart, Effect, Origin};
+use crate::wire::api::answer::ApiResult;
+use crate::wire::api::{ApiCode, Publish};
 use crate::wire::frame::{Frames, Payload};
-use crate::wire::raw::Publication;
+use crate::wire::raw::{self, Publication, WireForm};
 
 impl RoomShard {
+    /// Publishes what a member has sent.
     pub(super) fn publish(
         &mut self,
         now: Now,
         origin: ConnId,
         name: RoomName,
-        user: Option<&UserId>,
+        identity: Option<&Arc<Identity>>,
         payload: &Payload,
     ) {
+        let payload_bytes = payload.bytes().len() as u32;
+        let from = Origin {
+            conn: origin,
+            payload_bytes,
+        };
+        if self
+            .number(now, from, name, identity, payload, true)
+            .is_none()
+        {
+            self.effects
+                .push_back(Effect::PublishRefused { origin: from });
+        }
+    }
+
+    /// Publishes for a back end; answered when the publication is on its way to every member.
+    pub(super) fn publish_for(
+        &mut self,
+        now: Now,
+        part: CallPart,
+        name: RoomName,
+        publish: Publish,
+    ) {
+        let key = publish.idempotency_key;
+        let before = key
+            .as_deref()
+            .and_then(|key| self.recent.position(now, &name, key));
+        let from = Origin {
+            conn: ConnId::NONE,
+            payload_bytes: publish.payload.bytes().len() as u32,
+        };
+        let position = match before {
+            Some(position) => Some(position),
+            None => self.number(
+                now,
+                from,
+                name.clone(),
+                None,
+                &publish.payload,
+                !publish.skip_history,
+            ),
+        };
+        let Some(position) = position else {
+            let reply = Err(ApiCode::LimitExceeded);
+            self.effects.push_back(Effect::Answered { part, reply });
+            return;
+        };
+        if let Some(key) = key
+            && before.is_none()
+        {
+            self.recent.remember(now, name.clone(), key, position);
+        }
+        match self.rooms.get_mut(&name) {
+            // A repeated call may meet the first one's publication while it is still gathered.
+            Some(room) if !room.batch.is_empty() => room.unanswered.push((part, position)),
+            _ => self.effects.push_back(published(part, position)),
+        }
+    }
+
+    /// Numbers a publication and adds it to what its room gathers; `None` if the room would be one
+    /// too many.
+    fn number(
+        &mut self,
+        now: Now,
+        from: Origin,
+        name: RoomName,
+        identity: Option<&Arc<Identity>>,
+        payload: &Payload,
+        is_kept: bool,
+    ) -> Option<Position> {
         let (publications_max, bytes_max) = (
             self.limits.merge_publications_max(),
             self.limits.merge_bytes_max(),
@@ -22,30 +96,21 @@ impl RoomShard {
         let now_s = self.retention.seconds(now);
         let bounds = self.bounds;
         let gzip_bytes_min = self.limits.gzip_bytes_min;
-        let Some(room) = self.room_or_new(&name) else {
-            let payload_bytes = payload.bytes().len() as u32;
-            let origin = Origin {
-                conn: origin,
-                payload_bytes,
-            };
-            self.effects.push_back(Effect::PublishRefused { origin });
-            return;
-        };
+        let (room, effects) = self.room_or_new(&name)?;
         // A merge must fit a queue; what does not fit it any more goes ahead on its own.
         let is_full = room.batch.len() >= publications_max
             || room.batch.bytes_len() + payload.bytes().len() > bytes_max;
-        let overflow = if is_full {
-            room.batch.take(&name)
-        } else {
-            None
-        };
+        if is_full {
+            room.release(&name, effects);
+        }
         let starts_to_gather = !std::mem::replace(&mut room.is_gathering, true);
         room.last = room.last.next();
+        let position = room.position();
         let publication = Publication {
-            offset: room.last,
+            offset: position.offset,
             unix_ms: now.unix_ms,
-            origin,
-            user,
+            origin: from.conn,
+            identity,
             kind: payload.kind(),
             payload: payload.bytes(),
         };
@@ -54,12 +119,14 @@ impl RoomShard {
             .push(&name, &publication, gzip_bytes_min, |form| {
                 members[form.index()] > 0
             });
-        room.history.push(&publication, now_s, &bounds);
-        self.effects.extend(overflow.map(Effect::Broadcast));
+        if is_kept {
+            room.history.push(&publication, now_s, &bounds);
+        }
         self.note_kept(&name);
         if starts_to_gather {
             self.gathering.push_back((now.instant, name));
         }
+        Some(position)
     }
 
     pub(super) fn echo(&mut self, conn: ConnId, payload: &Payload) {
@@ -71,4 +138,19 @@ impl RoomShard {
             payload_bytes,
         });
     }
+
+    /// Encodes a message that belongs to no room, in every form.
+    pub(super) fn encode(&mut self, now: Now, part: CallPart, payload: &Payload) {
+        let gzip_bytes_min = self.limits.gzip_bytes_min;
+        let forms =
+            WireForm::ALL.map(|form| raw::announcement(form, now.unix_ms, payload, gzip_bytes_min));
+        let forms = Box::new(forms);
+        self.effects.push_back(Effect::Encoded { part, forms });
+    }
+}
+
+/// Tells a back end where its publication is.
+pub(super) fn published(part: CallPart, position: Position) -> Effect {
+    let reply = Ok(ApiResult::Published(position));
+    Effect::Answered { part, reply }
 }

@@ -169,12 +169,19 @@ impl RoomShard {
                 self.retention.by_use.push_back(place);
                 continue;
             }
-            room.history.clear();
-            self.count(&name);
-            self.remove_if_idle(&name);
+            self.forget(&name);
             return true;
         }
         false
+    }
+
+    /// Forgets the history of a room.
+    pub(super) fn forget(&mut self, name: &RoomName) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.history.clear();
+            self.count(name);
+            self.remove_if_idle(name);
+        }
     }
 
     /// Drops the void entries of rooms that are gone once they are the most: strangers who make up

@@ -4,21 +4,30 @@
 //! fit its queue, and becomes live with the part that ends at the room's newest publication. That
 //! part and every later broadcast travel one FIFO, so nothing is lost or repeated between them.
 
+use std::sync::Arc;
+
 use super::RoomShard;
-use crate::base::{ConnId, Offset, RoomName, Since};
+use crate::base::{ConnId, Identity, Offset, RoomName, Since};
 use crate::exchange::{Effect, Replay};
 use crate::room::recovery::{Missing, recover};
 use crate::wire::frame::FramesBuilder;
 use crate::wire::raw::{self, WireForm, put_publication};
 
 impl RoomShard {
-    pub(super) fn subscribe(&mut self, conn: ConnId, name: RoomName, form: WireForm, since: Since) {
+    pub(super) fn subscribe(
+        &mut self,
+        (conn, identity): (ConnId, Option<Arc<Identity>>),
+        name: RoomName,
+        form: WireForm,
+        since: Since,
+    ) {
         self.release(&name);
-        let Some(room) = self.room_or_new(&name) else {
+        let Some((room, effects)) = self.room_or_new(&name) else {
             self.effects.push_back(Effect::JoinRefused { conn });
             return;
         };
         room.members[form.index()] += 1;
+        room.presence.join(conn, identity);
         let position = room.position();
         let recovery = recover(&room.history, position, since);
         let lost = match recovery.missing {
@@ -28,8 +37,8 @@ impl RoomShard {
         };
         let frames = form
             .is_json()
-            .then(|| raw::joined(&name, position, lost, room.online()));
-        self.effects.push_back(Effect::Joined {
+            .then(|| raw::joined(&name, position, lost, room.presence.clients_len()));
+        effects.push_back(Effect::Joined {
             conn,
             room: name,
             form,
@@ -83,7 +92,7 @@ impl RoomShard {
         });
     }
 
-    pub(super) fn unsubscribe(&mut self, name: &RoomName, form: WireForm) {
+    pub(super) fn unsubscribe(&mut self, conn: ConnId, name: &RoomName, form: WireForm) {
         self.release(name);
         let Some(room) = self.rooms.get_mut(name) else {
             debug_assert!(false, "{name} was left without having been joined");
@@ -94,6 +103,7 @@ impl RoomShard {
             "{name} was left more often than joined"
         );
         room.members[form.index()] -= 1;
+        room.presence.leave(conn);
         self.remove_if_idle(name);
     }
 }
@@ -125,7 +135,7 @@ mod tests {
         Job::Publish {
             origin,
             room: room(),
-            user: None,
+            identity: None,
             payload: Payload::text(text.into()),
         }
     }
@@ -137,6 +147,7 @@ mod tests {
             room: room(),
             form,
             since,
+            identity: None,
         }
     }
 
@@ -171,6 +182,7 @@ mod tests {
             subscribe(B, WireForm::Json),
             publish(B, "3"),
             Job::Unsubscribe {
+                conn: A,
                 room: room(),
                 form: WireForm::Raw,
             },
@@ -267,6 +279,7 @@ mod tests {
             conn: B,
             room: room(),
             form: WireForm::Raw,
+            identity: None,
             since: Since::Last(9),
         };
         shard.handle_job(now(start, 1), job);
@@ -318,7 +331,7 @@ mod tests {
             let job = Job::Publish {
                 origin: A,
                 room,
-                user: None,
+                identity: None,
                 payload,
             };
             shard.handle_job(now(start, number), job);

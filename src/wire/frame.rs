@@ -71,6 +71,24 @@ impl Payload {
     }
 }
 
+impl From<&str> for Payload {
+    fn from(text: &str) -> Self {
+        Self::text(text.into())
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self::text(text.into())
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::binary(bytes.into())
+    }
+}
+
 /// One or more whole frames end to end, shared by reference among all who receive them.
 #[derive(Debug)]
 pub struct Frames {

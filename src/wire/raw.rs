@@ -12,8 +12,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::frame::{Frames, FramesBuilder, PayloadKind};
-use crate::base::{CloseReason, ConnId, Epoch, Offset, Position, RoomName, Since, UserId};
+use super::frame::{Frames, FramesBuilder, Payload, PayloadKind};
+use crate::base::{ConnId, Epoch, Identity, Offset, Position, RoomName, Since, UserId};
 
 /// How a member receives publications. Each form in use is encoded once per publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +262,7 @@ pub struct Publication<'a> {
     /// The connection it came from.
     pub origin: ConnId,
     /// Who published it, if known.
-    pub user: Option<&'a UserId>,
+    pub identity: Option<&'a Arc<Identity>>,
     /// The type of what was published.
     pub kind: PayloadKind,
     /// What was published.
@@ -275,6 +275,37 @@ pub fn put_publication(
     frames: &mut FramesBuilder,
     form: WireForm,
     room: &RoomName,
+    publication: &Publication<'_>,
+    gzip_bytes_min: usize,
+) {
+    put(frames, form, Some(room), publication, gzip_bytes_min);
+}
+
+/// The message to every connection, in one form: like a publication of no room, without a number.
+#[must_use]
+pub fn announcement(
+    form: WireForm,
+    unix_ms: u64,
+    payload: &Payload,
+    gzip_bytes_min: usize,
+) -> Arc<Frames> {
+    let publication = Publication {
+        offset: Offset(0),
+        unix_ms,
+        origin: ConnId::NONE,
+        identity: None,
+        kind: payload.kind(),
+        payload: payload.bytes(),
+    };
+    let mut frames = FramesBuilder::default();
+    put(&mut frames, form, None, &publication, gzip_bytes_min);
+    frames.take()
+}
+
+fn put(
+    frames: &mut FramesBuilder,
+    form: WireForm,
+    room: Option<&RoomName>,
     publication: &Publication<'_>,
     gzip_bytes_min: usize,
 ) {
@@ -303,19 +334,23 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
         .expect("compressing into a vector cannot fail")
 }
 
-/// The JSON envelope of a publication.
-fn publication_envelope(room: &RoomName, publication: &Publication<'_>) -> Vec<u8> {
+/// The JSON envelope of a publication; without a room it has no number either.
+fn publication_envelope(room: Option<&RoomName>, publication: &Publication<'_>) -> Vec<u8> {
     let payload = publication.payload;
     let mut out = Vec::with_capacity(payload.len() + 128);
-    out.extend_from_slice(br#"{"publication":{"room":"#);
-    put_string(&mut out, room.as_str());
-    out.extend_from_slice(br#","offset":"#);
-    put_number(&mut out, publication.offset.0);
-    out.extend_from_slice(br#","time":"#);
+    out.extend_from_slice(br#"{"publication":{"#);
+    if let Some(room) = room {
+        out.extend_from_slice(br#""room":"#);
+        put_string(&mut out, room.as_str());
+        out.extend_from_slice(br#","offset":"#);
+        put_number(&mut out, publication.offset.0);
+        out.push(b',');
+    }
+    out.extend_from_slice(br#""time":"#);
     put_number(&mut out, publication.unix_ms);
-    if let Some(user) = publication.user {
+    if let Some(identity) = publication.identity {
         out.extend_from_slice(br#","user":"#);
-        put_string(&mut out, user.as_str());
+        put_string(&mut out, identity.user.as_str());
     }
     let text = std::str::from_utf8(payload).ok();
     match (publication.kind, text) {
@@ -382,8 +417,8 @@ pub fn heartbeat<'a>(
 
 /// The last envelope of a json connection, before its close frame.
 #[must_use]
-pub fn closing(code: u16, reason: CloseReason) -> Arc<Frames> {
-    envelope(&json!({ "closing": { "code": code, "reason": reason.text() } }))
+pub fn closing(code: u16, reason: &str) -> Arc<Frames> {
+    envelope(&json!({ "closing": { "code": code, "reason": reason } }))
 }
 
 fn user_id(value: &str) -> Result<UserId, QueryError> {
@@ -545,7 +580,7 @@ mod tests {
                 offset: Offset(1),
                 unix_ms: 2,
                 origin: ConnId::NONE,
-                user: None,
+                identity: None,
                 kind: PayloadKind::Text,
                 payload: &text.as_bytes()[..len],
             };
@@ -580,30 +615,42 @@ mod tests {
     #[test]
     fn envelopes_have_the_documented_form() {
         let room = RoomName::new("li\"ve").expect("a good name");
-        let user = UserId::new("al").expect("a good id");
+        let identity = Arc::new(Identity {
+            user: UserId::new("al").expect("a good id"),
+            info: None,
+        });
         let mut publication = Publication {
             offset: Offset(u64::MAX),
             unix_ms: 1_763_683_200_123,
             origin: ConnId::NONE,
-            user: Some(&user),
+            identity: Some(&identity),
             kind: PayloadKind::Text,
             payload: "h\u{1}\"é".as_bytes(),
         };
         let text = |publication: &Publication<'_>| {
-            String::from_utf8(publication_envelope(&room, publication)).expect("JSON is UTF-8")
+            String::from_utf8(publication_envelope(Some(&room), publication))
+                .expect("JSON is UTF-8")
         };
         assert_eq!(
             text(&publication),
             "{\"publication\":{\"room\":\"li\\\"ve\",\"offset\":18446744073709551615,\
              \"time\":1763683200123,\"user\":\"al\",\"data\":\"h\\u0001\\\"é\"}}"
         );
-        publication.user = None;
+        publication.identity = None;
         publication.payload = b"{\"a\":1}";
         publication.kind = PayloadKind::Json;
         assert!(text(&publication).ends_with(",\"data\":{\"a\":1}}}"));
         publication.payload = &[0, 255];
         publication.kind = PayloadKind::Binary;
         assert!(text(&publication).ends_with("\"time\":1763683200123,\"b64\":\"AP8=\"}}"));
+        let payload = Payload::text("hi".into());
+        let frames = announcement(WireForm::Json, 5, &payload, 0);
+        assert_eq!(
+            &frames.bytes()[2..],
+            br#"{"publication":{"time":5,"data":"hi"}}"#
+        );
+        let frames = announcement(WireForm::RawGzip, 5, &payload, 3);
+        assert_eq!(frames.bytes(), b"\x81\x02hi");
         let position = Position {
             epoch: Epoch::from_number(7),
             offset: Offset(3),

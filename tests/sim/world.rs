@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use roomcast::base::{CloseReason, ConnId, Glob, Limits, Now, Prng, RoomBudget};
 use roomcast::exchange::{Effect, Job};
-use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
+use roomcast::hub::{Gate, Hub, ProgramCall, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
 
+use super::backend::Backend;
 use super::client::{Client, Plan, Seen, Stage};
 
 pub(super) struct World {
@@ -32,6 +33,7 @@ pub(super) struct World {
     /// What was published to each room, in the order in which it was numbered.
     log: BTreeMap<String, Vec<Entry>>,
     is_traced: bool,
+    backend: Backend,
     is_shut_down: bool,
     peers: u16,
 }
@@ -57,6 +59,7 @@ impl World {
             outbound_bytes_max: one_of(&mut prng, &[6000, 20_000]),
             lossy_rooms: vec![Glob::new("lossy*")],
             jobs_max: one_of(&mut prng, &[1, 4, 100]),
+            api_calls_max: one_of(&mut prng, &[1, 4, 64]),
             batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
             heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
             ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
@@ -99,6 +102,7 @@ impl World {
             clients: Vec::new(),
             log: BTreeMap::new(),
             is_traced,
+            backend: Backend::default(),
             is_shut_down: false,
             peers: 0,
         }
@@ -133,7 +137,8 @@ impl World {
     fn step(&mut self, choice: u64) {
         match choice {
             0..6 => self.connect(),
-            6..24 => self.speak(),
+            6..21 => self.speak(),
+            21..24 => self.call(),
             24..27 => self.leave(),
             27 => self.misbehave(),
             28..31 => self.toggle_stall(),
@@ -155,6 +160,10 @@ impl World {
 
     fn check(&mut self) {
         self.reap();
+        while let Some((number, reply)) = self.hub.poll_answer() {
+            let keeps_history = self.limits.history_publications_max > 0;
+            self.backend.is_answered(number, &reply, keeps_history);
+        }
         self.hub.check_invariants();
         for shard in &self.shards {
             shard.check_invariants();
@@ -272,6 +281,16 @@ impl World {
                 client.send_frame(0x80 | opcode, text.as_bytes(), key);
             }
             client.sent.push(text);
+        }
+    }
+
+    /// A back end calls.
+    fn call(&mut self) {
+        if self.hub.may_take_call() {
+            let (number, call) = self.backend.call(&mut self.prng);
+            let now = self.now();
+            self.hub.handle_call(now, number, ProgramCall::Api(call));
+            self.hand_over();
         }
     }
 
@@ -422,6 +441,16 @@ impl World {
                         .entry(room.as_str().to_owned())
                         .or_default()
                         .push(entry);
+                }
+                Job::Ask { room, ask, .. } => {
+                    if let Some(payload) = self.backend.is_worked_on(room, ask, self.elapsed) {
+                        let entry = Entry {
+                            payload,
+                            origin: ConnId::NONE,
+                        };
+                        let name = room.as_str().to_owned();
+                        self.log.entry(name).or_default().push(entry);
+                    }
                 }
                 Job::Subscribe { conn, room, .. } => {
                     let at = self.log.get(room.as_str()).map_or(0, Vec::len);
@@ -587,6 +616,7 @@ impl World {
 
     /// Every member has what it is owed.
     fn balance(&self) {
+        self.backend.balance();
         for (index, client) in self.clients.iter().enumerate() {
             self.balance_sent(index, client);
             if client.close_code() == Some(3008) {

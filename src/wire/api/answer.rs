@@ -9,8 +9,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::{ApiCode, ApiMethod};
-use crate::base::{Offset, Position, RoomName, UserId};
+use crate::base::{ConnId, Identity, Position, RoomName, UserId};
 use crate::wire::frame::PayloadKind;
+use crate::wire::raw::Publication;
 
 /// What a call came to.
 pub type ApiReply = Result<ApiResult, ApiCode>;
@@ -25,7 +26,7 @@ pub enum ApiResult {
     /// One response for each channel of a broadcast, in request order.
     Broadcast(Vec<Result<Position, ApiCode>>),
     /// Who is in a room, each client once.
-    Presence(Vec<PresenceRow>),
+    Presence(Page),
     /// How many are in a room.
     PresenceStats {
         /// Connections.
@@ -36,68 +37,76 @@ pub enum ApiResult {
     /// What was published in a room.
     History {
         /// The publications, in the direction asked for.
-        publications: HistoryPage,
-        /// The position of the newest publication of the room, not of the page.
-        top: Position,
+        publications: Page,
+        /// The position of the newest publication of the room, not of the page; `None` for a room
+        /// that does not exist.
+        top: Option<Position>,
     },
     /// Rooms and how many connections are in each, every room once.
-    Channels(Vec<(RoomName, usize)>),
+    Channels(Page),
     /// Connections.
     Connections(Vec<ConnectionRow>),
     /// Nodes.
     Info(Vec<NodeRow>),
 }
 
-/// A member of a room.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PresenceRow {
-    /// Its client id.
-    pub client: Box<str>,
-    /// Who it is, if known.
-    pub user: Option<UserId>,
-    /// What its token says about it: the text of a JSON value.
-    pub info: Option<Box<str>>,
-}
-
-/// Publications of a room's history, written as they are pushed: whoever owns a history lends its
-/// publications and copies none.
+/// Items of a list or a map in an answer, written as they are pushed: whoever owns what they are
+/// made of lends it and copies nothing. All items of a page are of one kind.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct HistoryPage {
-    /// The items of the list, without the brackets.
+pub struct Page {
+    /// The items, without the brackets.
     json: Vec<u8>,
     len: usize,
 }
 
-impl HistoryPage {
-    /// Appends a publication with its number, when it was numbered in milliseconds since 1970, who
-    /// published it, if known, and what was published.
-    pub fn push(
-        &mut self,
-        offset: Offset,
-        unix_ms: u64,
-        user: Option<&UserId>,
-        kind: PayloadKind,
-        payload: &[u8],
-    ) {
-        if self.len > 0 {
-            self.json.push(b',');
-        }
-        self.len += 1;
-        let mut object = Object::open(&mut self.json);
-        match (kind, std::str::from_utf8(payload)) {
+impl Page {
+    /// Appends a publication of a room's history.
+    pub fn push_publication(&mut self, publication: &Publication<'_>) {
+        let mut object = Object::open(self.next());
+        let payload = publication.payload;
+        match (publication.kind, std::str::from_utf8(payload)) {
             (PayloadKind::Json, Ok(text)) => put_json(object.key("data"), text),
             (PayloadKind::Text, Ok(text)) => object.member("data", text),
             _ => object.member("b64data", &BASE64.encode(payload)),
         }
-        object.member("offset", &offset.0);
-        object.member("time", &unix_ms);
-        if let Some(user) = user {
-            put_client(object.key("info"), Some(user), "", None);
+        object.member("offset", &publication.offset.0);
+        object.member("time", &publication.unix_ms);
+        if let Some(identity) = publication.identity {
+            // Which client it was is nobody's business any more: it may long be gone.
+            put_client(object.key("info"), Some(identity), "");
         }
         object.close();
     }
 
-    /// Number of publications.
+    /// Appends a client that is in a room.
+    pub fn push_client(&mut self, client: ConnId, identity: Option<&Identity>) {
+        let client = client.to_string();
+        let out = self.next();
+        put(out, &client);
+        out.push(b':');
+        put_client(out, identity, &client);
+    }
+
+    /// Appends a room with its number of clients.
+    pub fn push_channel(&mut self, name: &RoomName, clients: usize) {
+        let out = self.next();
+        put(out, name.as_str());
+        out.push(b':');
+        let mut row = Object::open(out);
+        row.member("num_clients", &clients);
+        row.close();
+    }
+
+    /// Appends the items of another page.
+    pub fn append(&mut self, other: &Self) {
+        if other.len > 0 {
+            let len = self.len + other.len;
+            self.next().extend_from_slice(&other.json);
+            self.len = len;
+        }
+    }
+
+    /// Number of items.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -109,11 +118,13 @@ impl HistoryPage {
         self.len == 0
     }
 
-    /// Bytes that its publications take in the answer. What was published is at most six times as
-    /// long in JSON.
-    #[must_use]
-    pub fn bytes_len(&self) -> usize {
-        self.json.len()
+    /// Where the next item is to be written.
+    fn next(&mut self) -> &mut Vec<u8> {
+        if self.len > 0 {
+            self.json.push(b',');
+        }
+        self.len += 1;
+        &mut self.json
     }
 }
 
@@ -212,34 +223,22 @@ fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
         ApiResult::Broadcast(responses) => {
             put_list(object.key("responses"), responses, put_response);
         }
-        ApiResult::Presence(rows) => {
-            let mut map = Object::open(object.key("presence"));
-            for row in rows {
-                let out = map.key(&row.client);
-                put_client(out, row.user.as_ref(), &row.client, row.info.as_deref());
-            }
-            map.close();
-        }
+        ApiResult::Presence(clients) => put_page(object.key("presence"), b"{}", clients),
         ApiResult::PresenceStats { clients, users } => {
             object.member("num_clients", clients);
             object.member("num_users", users);
         }
         ApiResult::History { publications, top } => {
-            let out = object.key("publications");
-            out.push(b'[');
-            out.extend_from_slice(&publications.json);
-            out.push(b']');
-            put_position(&mut object, *top);
-        }
-        ApiResult::Channels(rows) => {
-            let mut map = Object::open(object.key("channels"));
-            for (name, clients) in rows {
-                let mut row = Object::open(map.key(name.as_str()));
-                row.member("num_clients", clients);
-                row.close();
+            put_page(object.key("publications"), b"[]", publications);
+            match top {
+                Some(top) => put_position(&mut object, *top),
+                None => {
+                    object.member("offset", &0);
+                    object.member("epoch", "");
+                }
             }
-            map.close();
         }
+        ApiResult::Channels(rooms) => put_page(object.key("channels"), b"{}", rooms),
         ApiResult::Connections(rows) => {
             put_list(object.key("connections"), rows, put_connection);
         }
@@ -266,12 +265,18 @@ fn put_position(object: &mut Object<'_>, position: Position) {
     object.member("epoch", position.epoch.as_str());
 }
 
+fn put_page(out: &mut Vec<u8>, [open, close]: &[u8; 2], page: &Page) {
+    out.push(*open);
+    out.extend_from_slice(&page.json);
+    out.push(*close);
+}
+
 /// Centrifugo's `ClientInfo`, whose user and client are always there.
-fn put_client(out: &mut Vec<u8>, user: Option<&UserId>, client: &str, info: Option<&str>) {
+fn put_client(out: &mut Vec<u8>, identity: Option<&Identity>, client: &str) {
     let mut object = Object::open(out);
-    object.member("user", user.map_or("", UserId::as_str));
+    object.member("user", identity.map_or("", |one| one.user.as_str()));
     object.member("client", client);
-    if let Some(info) = info {
+    if let Some(info) = identity.and_then(|one| one.info.as_deref()) {
         put_json(object.key("conn_info"), info);
     }
     object.close();
@@ -372,8 +377,10 @@ fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::base::Epoch;
+    use crate::base::{Epoch, Offset};
 
     fn check(reply: &ApiReply, expected: &str) {
         let found = String::from_utf8(answer(reply)).expect("JSON is UTF-8");
@@ -386,10 +393,6 @@ mod tests {
             epoch: Epoch::from_number(7),
             offset: Offset(offset),
         }
-    }
-
-    fn user(id: &str) -> Option<UserId> {
-        Some(UserId::new(id).expect("a good id"))
     }
 
     fn room(name: &str) -> RoomName {
@@ -427,18 +430,18 @@ mod tests {
     #[test]
     fn empty_lists_and_maps_are_there() {
         check(
-            &Ok(ApiResult::Presence(Vec::new())),
+            &Ok(ApiResult::Presence(Page::default())),
             r#"{"result":{"presence":{}}}"#,
         );
         check(
             &Ok(ApiResult::History {
-                publications: HistoryPage::default(),
-                top: at(0),
+                publications: Page::default(),
+                top: None,
             }),
-            r#"{"result":{"publications":[],"offset":0,"epoch":"7"}}"#,
+            r#"{"result":{"publications":[],"offset":0,"epoch":""}}"#,
         );
         check(
-            &Ok(ApiResult::Channels(Vec::new())),
+            &Ok(ApiResult::Channels(Page::default())),
             r#"{"result":{"channels":{}}}"#,
         );
         check(
@@ -453,41 +456,57 @@ mod tests {
 
     #[test]
     fn rows_have_the_documented_members() {
+        let identity = |user, info: Option<&str>| {
+            Some(Arc::new(Identity {
+                user: UserId::new(user).expect("a good id"),
+                info: info.map(Into::into),
+            }))
+        };
+        let al = identity("a\"l", Some(r#"{"z":1.10}"#));
+        let mut clients = Page::default();
+        let client = |slot| ConnId {
+            slot,
+            generation: 1,
+        };
+        clients.push_client(client(5), al.as_deref());
+        clients.push_client(client(6), None);
         check(
-            &Ok(ApiResult::Presence(vec![
-                PresenceRow {
-                    client: "5.1".into(),
-                    user: user("a\"l"),
-                    info: Some(r#"{"z":1.10}"#.into()),
-                },
-                PresenceRow {
-                    client: "6.0".into(),
-                    user: None,
-                    info: None,
-                },
-            ])),
-            r#"{"result":{"presence":{"5.1":{"user":"a\"l","client":"5.1","conn_info":{"z":1.10}},"6.0":{"user":"","client":"6.0"}}}}"#,
+            &Ok(ApiResult::Presence(clients)),
+            r#"{"result":{"presence":{"5.1":{"user":"a\"l","client":"5.1","conn_info":{"z":1.10}},"6.1":{"user":"","client":"6.1"}}}}"#,
         );
-        let mut publications = HistoryPage::default();
+        let mut publications = Page::default();
         assert!(publications.is_empty());
-        for (offset, user, kind, payload) in [
-            (1, user("al"), PayloadKind::Text, &b"h\"i"[..]),
+        for (offset, identity, kind, payload) in [
+            (1, identity("al", None), PayloadKind::Text, &b"h\"i"[..]),
             (2, None, PayloadKind::Json, b"{\"b\":1e999}"),
             (3, None, PayloadKind::Binary, &[0, 255]),
         ] {
-            let unix_ms = 1_763_683_200_123;
-            publications.push(Offset(offset), unix_ms, user.as_ref(), kind, payload);
+            publications.push_publication(&Publication {
+                offset: Offset(offset),
+                unix_ms: 1_763_683_200_123,
+                origin: ConnId::NONE,
+                identity: identity.as_ref(),
+                kind,
+                payload,
+            });
         }
         assert_eq!(publications.len(), 3);
         check(
             &Ok(ApiResult::History {
                 publications,
-                top: at(3),
+                top: Some(at(3)),
             }),
             r#"{"result":{"publications":[{"data":"h\"i","offset":1,"time":1763683200123,"info":{"user":"al","client":""}},{"data":{"b":1e999},"offset":2,"time":1763683200123},{"b64data":"AP8=","offset":3,"time":1763683200123}],"offset":3,"epoch":"7"}}"#,
         );
+        let mut channels = Page::default();
+        channels.push_channel(&room("z\\"), 3);
+        let mut more = Page::default();
+        more.append(&Page::default());
+        more.push_channel(&room("a"), 0);
+        channels.append(&more);
+        assert_eq!(channels.len(), 2);
         check(
-            &Ok(ApiResult::Channels(vec![(room("z\\"), 3), (room("a"), 0)])),
+            &Ok(ApiResult::Channels(channels)),
             r#"{"result":{"channels":{"z\\":{"num_clients":3},"a":{"num_clients":0}}}}"#,
         );
         check(

@@ -1,0 +1,331 @@
+//! What a program can ask of the server that runs in it.
+//!
+//! Owns: nothing but the loop's [`Control`]. No call touches a socket or waits for one: it goes to
+//! the loop through a bounded queue, and a [`Receipt`] waits for the answer if the caller wants it.
+//!
+//! Whatever is asked of a server that has ended says so.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::base::{ConnId, NameError, Position, RoomName, UserId};
+use crate::hub::{Event, HubCounters, ProgramCall};
+use crate::net::{Answer, Control, NotTaken};
+use crate::wire::api::answer::{ApiReply, ApiResult};
+use crate::wire::api::{ApiCall, ApiCode, Publish, Target};
+use crate::wire::frame::{CLOSE_REASON_BYTES_MAX, Payload};
+
+/// A running server, for any thread. Cloning is cheap; the clones are equals.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    control: Control,
+    payload_bytes_max: usize,
+}
+
+/// What a server has counted since it started, and its sizes now.
+pub type Counters = HubCounters;
+
+/// Why a call came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// The name of a room or a user breaks its rule.
+    BadName(NameError),
+    /// The payload is larger than `--max-message-size`.
+    TooLarge,
+    /// The close code is not one of 3000 to 4999, or the reason has no byte or more than 123.
+    BadClose,
+    /// Too many calls wait already: try again later.
+    Busy,
+    /// There are `--max-rooms` rooms already.
+    TooManyRooms,
+    /// The connection is not open, or not any more.
+    NotConnected,
+    /// The server refuses the call for another reason.
+    Refused(ApiCode),
+    /// The server has ended.
+    Stopped,
+}
+
+/// The answer to a call, on its way. Dropping it changes nothing about the call.
+#[derive(Debug)]
+pub struct Receipt<T> {
+    answer: Answer<ApiReply>,
+    read: fn(ApiReply) -> Result<T, CallError>,
+    _result: PhantomData<T>,
+}
+
+/// What happens to the connections of a server, in order.
+///
+/// ```
+/// use std::num::NonZeroUsize;
+///
+/// use roomcast::{Config, Event, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let config = Config::from_args(["--listen=127.0.0.1:0", "--admin-listen=off"])?;
+/// let capacity = NonZeroUsize::new(1000).expect("not zero");
+/// let (server, events) = Server::start_with_events(config, capacity)?;
+///
+/// let url = format!("ws://{}/ws?room=news&user=al", server.addresses()[0]);
+/// let stream = std::net::TcpStream::connect(server.addresses()[0])?;
+/// let (client, _) = tungstenite::client(url, stream)?;
+/// let Some(Event::Opened { conn, user, .. }) = events.recv() else {
+///     panic!("opening comes first");
+/// };
+/// assert_eq!(user.expect("a user").as_str(), "al");
+///
+/// let handle = server.handle();
+/// handle.send_to(conn, "for you alone")?.wait()?;
+/// handle.close(conn, 4001, "bye")?.wait()?;
+/// drop(client);
+/// assert!(matches!(events.recv(), Some(Event::Closed { .. })));
+/// handle.close(conn, 4001, "bye")?.wait()?; // Once more is no error.
+/// handle.shutdown();
+/// server.wait()?;
+/// assert!(events.recv().is_none());
+/// assert!(handle.publish("news", "too late").is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Events(Receiver<Event>);
+
+impl Handle {
+    pub(super) fn new(control: Control, payload_bytes_max: usize) -> Self {
+        Self {
+            control,
+            payload_bytes_max,
+        }
+    }
+
+    /// Publishes to a room. The receipt gives the position once the publication is numbered, kept
+    /// and queued to every member.
+    ///
+    /// # Errors
+    /// `BadName`, `TooLarge`, `Busy`, `Stopped`; the receipt: `TooManyRooms`, `Stopped`.
+    pub fn publish(
+        &self,
+        room: &str,
+        payload: impl Into<Payload>,
+    ) -> Result<Receipt<Position>, CallError> {
+        let channel = RoomName::new(room).map_err(CallError::BadName)?;
+        self.publish_to(channel, payload.into())
+    }
+
+    /// Publishes to a user's personal room: every connection of the user gets it, and those to
+    /// come can resume to it.
+    ///
+    /// # Errors
+    /// As [`Handle::publish`].
+    pub fn send_to_user(
+        &self,
+        user: &str,
+        payload: impl Into<Payload>,
+    ) -> Result<Receipt<Position>, CallError> {
+        let user = UserId::new(user).map_err(CallError::BadName)?;
+        self.publish_to(RoomName::personal(&user), payload.into())
+    }
+
+    /// Sends to one connection, beside its rooms: the message has no number and is kept nowhere.
+    ///
+    /// # Errors
+    /// `TooLarge`, `Busy`, `Stopped`; the receipt: `NotConnected`, `Stopped`.
+    pub fn send_to(
+        &self,
+        conn: ConnId,
+        payload: impl Into<Payload>,
+    ) -> Result<Receipt<()>, CallError> {
+        let payload = self.checked(payload.into())?;
+        self.ask(ProgramCall::Send { conn, payload }, done)
+    }
+
+    /// Closes a connection with a code and a reason. Closing one that is not there is no error.
+    ///
+    /// # Errors
+    /// `BadClose`, `Busy`, `Stopped`; the receipt: `Stopped`.
+    pub fn close(&self, conn: ConnId, code: u16, reason: &str) -> Result<Receipt<()>, CallError> {
+        self.disconnect(Target::Client(conn.to_string().into()), code, reason)
+    }
+
+    /// Closes every connection of a user with a code and a reason; there may be none.
+    ///
+    /// # Errors
+    /// `BadName`, `BadClose`, `Busy`, `Stopped`; the receipt: `Stopped`.
+    pub fn close_user(
+        &self,
+        user: &str,
+        code: u16,
+        reason: &str,
+    ) -> Result<Receipt<()>, CallError> {
+        let user = UserId::new(user).map_err(CallError::BadName)?;
+        self.disconnect(Target::User(user), code, reason)
+    }
+
+    /// Asks for anything else that a back end could ask for by HTTP, except for a batch.
+    ///
+    /// # Errors
+    /// `Busy`, `Stopped`; the receipt: `Refused`, `Stopped`.
+    pub fn call(&self, call: ApiCall) -> Result<Receipt<ApiResult>, CallError> {
+        self.ask(ProgramCall::Api(call), |reply| {
+            reply.map_err(CallError::Refused)
+        })
+    }
+
+    /// What the server has counted. Waits for the loop to come to it, which is less than a turn.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub fn counters(&self) -> Result<Counters, CallError> {
+        let (hub, _) = self.control.counters().ok_or(CallError::Stopped)?;
+        Ok(hub)
+    }
+
+    /// Tells the server to end in good order: every connection is closed 3001. Does not wait; see
+    /// [`Server::wait`](super::Server::wait). Telling it again changes nothing.
+    pub fn shutdown(&self) {
+        self.control.stop();
+    }
+
+    /// Tells the server to end at once.
+    pub(super) fn abort(&self) {
+        self.control.abort();
+    }
+
+    fn publish_to(
+        &self,
+        channel: RoomName,
+        payload: Payload,
+    ) -> Result<Receipt<Position>, CallError> {
+        let publish = Publish {
+            payload: self.checked(payload)?,
+            idempotency_key: None,
+            skip_history: false,
+        };
+        let call = ApiCall::Publish { channel, publish };
+        self.ask(ProgramCall::Api(call), |reply| match reply {
+            Ok(ApiResult::Published(position)) => Ok(position),
+            Ok(_) => Err(CallError::Refused(ApiCode::Internal)),
+            Err(ApiCode::LimitExceeded) => Err(CallError::TooManyRooms),
+            Err(code) => Err(CallError::Refused(code)),
+        })
+    }
+
+    fn disconnect(
+        &self,
+        target: Target,
+        code: u16,
+        reason: &str,
+    ) -> Result<Receipt<()>, CallError> {
+        let is_reason = (1..=CLOSE_REASON_BYTES_MAX).contains(&reason.len());
+        if !is_reason || !(3000..=4999).contains(&code) {
+            return Err(CallError::BadClose);
+        }
+        let call = ApiCall::Disconnect {
+            target,
+            whitelist: Vec::new(),
+            code,
+            reason: reason.into(),
+        };
+        self.ask(ProgramCall::Api(call), done)
+    }
+
+    fn ask<T>(
+        &self,
+        call: ProgramCall,
+        read: fn(ApiReply) -> Result<T, CallError>,
+    ) -> Result<Receipt<T>, CallError> {
+        let answer = self.control.call(call).map_err(|error| match error {
+            NotTaken::Busy => CallError::Busy,
+            NotTaken::Stopped => CallError::Stopped,
+        })?;
+        Ok(Receipt {
+            answer,
+            read,
+            _result: PhantomData,
+        })
+    }
+
+    fn checked(&self, payload: Payload) -> Result<Payload, CallError> {
+        if payload.bytes().len() > self.payload_bytes_max {
+            return Err(CallError::TooLarge);
+        }
+        Ok(payload)
+    }
+}
+
+impl<T> Receipt<T> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// What the call says, and `Stopped` if the server has ended before it had an answer: then it
+    /// may or may not have been carried out.
+    pub fn wait(self) -> Result<T, CallError> {
+        let reply = self.answer.wait().ok_or(CallError::Stopped)?;
+        (self.read)(reply)
+    }
+}
+
+impl Events {
+    pub(super) fn new(events: Receiver<Event>) -> Self {
+        Self(events)
+    }
+
+    /// Waits for the next event; `None` once the server has ended and all events were taken.
+    #[must_use]
+    pub fn recv(&self) -> Option<Event> {
+        self.0.recv().ok()
+    }
+
+    /// The next event, if there is one now.
+    #[must_use]
+    pub fn try_recv(&self) -> Option<Event> {
+        self.0.try_recv().ok()
+    }
+
+    /// Waits for the next event, at most for `timeout`.
+    ///
+    /// # Errors
+    /// When there was none. `true` if there will never be one again.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, bool> {
+        self.0
+            .recv_timeout(timeout)
+            .map_err(|error| error == RecvTimeoutError::Disconnected)
+    }
+}
+
+fn done(reply: ApiReply) -> Result<(), CallError> {
+    match reply {
+        Ok(_) => Ok(()),
+        Err(ApiCode::UnknownChannel) => Err(CallError::NotConnected),
+        Err(code) => Err(CallError::Refused(code)),
+    }
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName(error) => write!(f, "the name {error}"),
+            Self::TooLarge => f.write_str("the payload is too large"),
+            Self::BadClose => {
+                f.write_str("a close needs a code from 3000 to 4999 and a reason of 1 to 123 bytes")
+            }
+            Self::Busy => f.write_str("too many calls wait already"),
+            Self::TooManyRooms => f.write_str("there are too many rooms"),
+            Self::NotConnected => f.write_str("the connection is not open"),
+            Self::Refused(code) => f.write_str(code.message()),
+            Self::Stopped => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// Asserts what the module promises.
+const _: fn() = || {
+    fn is_shared<T: Clone + Send + Sync>() {}
+    is_shared::<Handle>();
+    is_shared::<Events>();
+};

@@ -1,0 +1,547 @@
+//! One call of a back end in progress: what has still to be asked of whom, what was answered.
+//!
+//! Owns: the commands of the call (a batch has several), each with what it has found out so far.
+//! Never: asks anybody itself; the hub carries out the steps it is given.
+//!
+//! Invariants
+//! - Every step that was given out is answered exactly once, and then the call is over.
+//! - Unless a batch is `parallel`, no step of a command is given out before all of the command
+//!   before it are answered.
+
+use crate::base::{ConnId, Glob, Position, RoomName};
+use crate::exchange::{CallKey, CallPart, RoomAsk};
+use crate::wire::api::answer::{ApiReply, ApiResult, Page};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, Publish};
+use crate::wire::frame::Payload;
+
+/// Who is to get the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The peer of a connection.
+    Conn(ConnId),
+    /// The program around the daemon, which knows the call by this number.
+    Program(u64),
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) caller: Caller,
+    /// Method and body, before they were given out to be decoded.
+    undecoded: Option<(Box<str>, Vec<u8>)>,
+    /// Why it is no call.
+    error: Option<ApiError>,
+    is_batch: bool,
+    is_parallel: bool,
+    commands: Vec<Command>,
+    /// The first command that may have steps left.
+    next: usize,
+    /// Steps given out and not answered.
+    pending: usize,
+    /// A step that could not be carried out yet: the call stands in line for a worker.
+    put_back: Option<Step>,
+}
+
+/// What the hub is to do next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Have the body decoded.
+    Decode { method: Box<str>, body: Vec<u8> },
+    /// Ask a room.
+    Room {
+        part: CallPart,
+        room: RoomName,
+        ask: Box<RoomAsk>,
+    },
+    /// Ask one worker for its rooms.
+    ListRooms {
+        part: CallPart,
+        worker: usize,
+        pattern: Glob,
+    },
+    /// Have a message encoded.
+    Encode { part: CallPart, payload: Payload },
+    /// Answer out of what the hub knows itself.
+    Here { part: CallPart, call: ApiCall },
+}
+
+/// Who gets a message that is no publication of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recipients {
+    All,
+    One(ConnId),
+}
+
+/// What a call came to.
+#[derive(Debug, PartialEq)]
+pub(super) enum Outcome {
+    /// Its body is not JSON.
+    Undecodable,
+    /// The answer to a lone command, or why there is none.
+    Single(ApiReply),
+    /// The answers to a batch.
+    Batch(Vec<(ApiMethod, ApiReply)>),
+}
+
+#[derive(Debug)]
+struct Command {
+    method: ApiMethod,
+    todo: Todo,
+    found: Found,
+}
+
+/// What of a command was not given out yet.
+#[derive(Debug)]
+enum Todo {
+    Nothing,
+    Here(ApiCall),
+    Room(RoomName, Box<RoomAsk>),
+    /// The channels with their places, the next one last.
+    Rooms(Vec<(u16, RoomName)>, Publish),
+    Workers {
+        next: usize,
+        of: usize,
+        pattern: Glob,
+    },
+    Encode(Payload),
+}
+
+/// What a command has found out so far.
+#[derive(Debug)]
+enum Found {
+    Reply(ApiReply),
+    Responses(Vec<Result<Position, ApiCode>>),
+    Channels(Page),
+    Sending(Recipients),
+}
+
+impl Call {
+    /// A call whose body was received.
+    pub(super) fn new(caller: Caller, method: Box<str>, body: Vec<u8>) -> Self {
+        Self {
+            undecoded: Some((method, body)),
+            ..Self::empty(caller)
+        }
+    }
+
+    /// A call that needs no decoding, on `workers` workers.
+    pub(super) fn decoded(caller: Caller, call: ApiCall, workers: usize) -> Self {
+        let mut this = Self::empty(caller);
+        this.begin(call, workers);
+        this
+    }
+
+    /// A message for one connection.
+    pub(super) fn send(caller: Caller, to: ConnId, payload: Payload) -> Self {
+        Self {
+            commands: vec![Command {
+                method: ApiMethod::PublishAll,
+                todo: Todo::Encode(payload),
+                found: Found::Sending(Recipients::One(to)),
+            }],
+            ..Self::empty(caller)
+        }
+    }
+
+    fn empty(caller: Caller) -> Self {
+        Self {
+            caller,
+            undecoded: None,
+            error: None,
+            is_batch: false,
+            is_parallel: false,
+            commands: Vec::new(),
+            next: 0,
+            pending: 0,
+            put_back: None,
+        }
+    }
+
+    /// The body was decoded.
+    pub(super) fn handle_decoded(
+        &mut self,
+        outcome: Result<Box<ApiCall>, ApiError>,
+        workers: usize,
+    ) {
+        self.pending -= 1;
+        match outcome {
+            Ok(call) => self.begin(*call, workers),
+            Err(error) => self.error = Some(error),
+        }
+    }
+
+    fn begin(&mut self, call: ApiCall, workers: usize) {
+        match call {
+            ApiCall::Batch { commands, parallel } => {
+                self.is_batch = true;
+                self.is_parallel = parallel;
+                self.commands = commands
+                    .into_iter()
+                    .map(|command| match command {
+                        Ok(call) => Command::new(call, workers),
+                        Err(code) => Command::refused(code),
+                    })
+                    .collect();
+            }
+            call => self.commands = vec![Command::new(call, workers)],
+        }
+    }
+
+    /// The next step, if there is one now. `key` is the call's own.
+    pub(super) fn next_step(&mut self, key: CallKey) -> Option<Step> {
+        if let Some(step) = self.put_back.take() {
+            self.pending += 1;
+            return Some(step);
+        }
+        if let Some((method, body)) = self.undecoded.take() {
+            self.pending += 1;
+            return Some(Step::Decode { method, body });
+        }
+        while let Some(command) = self.commands.get_mut(self.next) {
+            if let Some(step) = command.next_step(key, self.next as u16) {
+                self.pending += 1;
+                return Some(step);
+            }
+            if !self.is_parallel && self.pending > 0 {
+                return None;
+            }
+            self.next += 1;
+        }
+        None
+    }
+
+    /// Whether it stands in line with a step that it was given back.
+    pub(super) fn is_in_line(&self) -> bool {
+        self.put_back.is_some()
+    }
+
+    /// Takes back a step that cannot be carried out now; it is the next one.
+    pub(super) fn put_back(&mut self, step: Step) {
+        self.pending -= 1;
+        self.put_back = Some(step);
+    }
+
+    /// A step was answered.
+    pub(super) fn handle_answer(&mut self, part: CallPart, reply: ApiReply) {
+        self.pending -= 1;
+        let Some(command) = self.commands.get_mut(usize::from(part.command)) else {
+            debug_assert!(false, "an answer to a command that there is not");
+            return;
+        };
+        match (&mut command.found, reply) {
+            (Found::Responses(responses), reply) => {
+                if let Some(response) = responses.get_mut(usize::from(part.index)) {
+                    *response = match reply {
+                        Ok(ApiResult::Published(position)) => Ok(position),
+                        Ok(_) => Err(ApiCode::Internal),
+                        Err(code) => Err(code),
+                    };
+                }
+            }
+            (Found::Channels(page), Ok(ApiResult::Channels(more))) => page.append(&more),
+            (found, reply) => *found = Found::Reply(reply),
+        }
+    }
+
+    /// Who gets the message that this part had encoded.
+    pub(super) fn recipients(&self, part: CallPart) -> Option<Recipients> {
+        match self.commands.get(usize::from(part.command))?.found {
+            Found::Sending(recipients) => Some(recipients),
+            _ => None,
+        }
+    }
+
+    /// Whether everything was given out and answered.
+    pub(super) fn is_over(&self) -> bool {
+        self.pending == 0
+            && self.put_back.is_none()
+            && self.undecoded.is_none()
+            && self.next >= self.commands.len()
+    }
+
+    /// What it came to, once it is over.
+    pub(super) fn into_outcome(self) -> Outcome {
+        match self.error {
+            Some(ApiError::Undecodable) => return Outcome::Undecodable,
+            Some(ApiError::Refused(code)) => return Outcome::Single(Err(code)),
+            None => {}
+        }
+        let mut replies = self.commands.into_iter().map(|command| {
+            let reply = match command.found {
+                Found::Reply(reply) => reply,
+                Found::Responses(responses) => Ok(ApiResult::Broadcast(responses)),
+                Found::Channels(page) => Ok(ApiResult::Channels(page)),
+                Found::Sending(_) => Err(ApiCode::Internal),
+            };
+            (command.method, reply)
+        });
+        if self.is_batch {
+            return Outcome::Batch(replies.collect());
+        }
+        let reply = replies.next().map(|(_, reply)| reply);
+        Outcome::Single(reply.unwrap_or(Err(ApiCode::Internal)))
+    }
+
+    /// Its methods, each once a command, with what it came to.
+    pub(super) fn outcomes(&self) -> impl Iterator<Item = (Option<ApiMethod>, Option<ApiCode>)> {
+        let of_commands = self.commands.iter().map(|command| {
+            let code = match &command.found {
+                Found::Reply(reply) => reply.as_ref().err().copied(),
+                _ => None,
+            };
+            (Some(command.method), code)
+        });
+        let of_call = self.error.map(|error| match error {
+            ApiError::Undecodable => (None, None),
+            ApiError::Refused(code) => (None, Some(code)),
+        });
+        of_commands.chain(of_call)
+    }
+}
+
+impl Command {
+    fn new(call: ApiCall, workers: usize) -> Self {
+        let method = call.method();
+        let unanswered = Found::Reply(Err(ApiCode::Internal));
+        let (todo, found) = match call {
+            ApiCall::Publish { channel, publish } => {
+                let ask = Box::new(RoomAsk::Publish(publish));
+                (Todo::Room(channel, ask), unanswered)
+            }
+            ApiCall::Broadcast { channels, publish } => {
+                let mut rooms = Vec::with_capacity(channels.len());
+                let mut responses = Vec::with_capacity(channels.len());
+                for (place, channel) in channels.into_iter().enumerate() {
+                    responses.push(Err(*channel.as_ref().err().unwrap_or(&ApiCode::Internal)));
+                    rooms.extend(channel.ok().map(|room| (place as u16, room)));
+                }
+                rooms.reverse();
+                (Todo::Rooms(rooms, publish), Found::Responses(responses))
+            }
+            ApiCall::PublishAll { payload } => {
+                (Todo::Encode(payload), Found::Sending(Recipients::All))
+            }
+            ApiCall::Presence { channel } => {
+                (Todo::Room(channel, RoomAsk::Presence.into()), unanswered)
+            }
+            ApiCall::PresenceStats { channel } => (
+                Todo::Room(channel, RoomAsk::PresenceStats.into()),
+                unanswered,
+            ),
+            ApiCall::History {
+                channel,
+                limit,
+                since,
+                reverse,
+            } => {
+                let ask = RoomAsk::History {
+                    limit,
+                    since,
+                    reverse,
+                };
+                (Todo::Room(channel, ask.into()), unanswered)
+            }
+            ApiCall::HistoryRemove { channel } => (
+                Todo::Room(channel, RoomAsk::HistoryRemove.into()),
+                unanswered,
+            ),
+            ApiCall::Channels { pattern } => {
+                let todo = Todo::Workers {
+                    next: 0,
+                    of: workers,
+                    pattern,
+                };
+                (todo, Found::Channels(Page::default()))
+            }
+            ApiCall::Disconnect { .. }
+            | ApiCall::Unsubscribe { .. }
+            | ApiCall::Connections { .. }
+            | ApiCall::Info => (Todo::Here(call), unanswered),
+            // The parser lets no batch into a batch.
+            ApiCall::Batch { .. } => return Self::refused(ApiCode::MethodNotFound),
+        };
+        Self {
+            method,
+            todo,
+            found,
+        }
+    }
+
+    fn refused(code: ApiCode) -> Self {
+        Self {
+            method: ApiMethod::Batch,
+            todo: Todo::Nothing,
+            found: Found::Reply(Err(code)),
+        }
+    }
+
+    fn next_step(&mut self, key: CallKey, command: u16) -> Option<Step> {
+        let mut part = CallPart {
+            call: key,
+            command,
+            index: 0,
+        };
+        match &mut self.todo {
+            Todo::Rooms(rooms, publish) => {
+                let (index, room) = rooms.pop()?;
+                part.index = index;
+                let ask = Box::new(RoomAsk::Publish(publish.clone()));
+                return Some(Step::Room { part, room, ask });
+            }
+            Todo::Workers { next, of, pattern } => {
+                let worker = *next;
+                *next += 1;
+                let pattern = pattern.clone();
+                return (worker < *of).then_some(Step::ListRooms {
+                    part,
+                    worker,
+                    pattern,
+                });
+            }
+            _ => {}
+        }
+        match std::mem::replace(&mut self.todo, Todo::Nothing) {
+            Todo::Here(call) => Some(Step::Here { part, call }),
+            Todo::Room(room, ask) => Some(Step::Room { part, room, ask }),
+            Todo::Encode(payload) => Some(Step::Encode { part, payload }),
+            Todo::Nothing | Todo::Rooms(..) | Todo::Workers { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, Offset};
+
+    fn call(method: &str, body: &str) -> Call {
+        let mut call = Call::new(Caller::Program(1), method.into(), body.into());
+        let Some(Step::Decode { method, body }) = call.next_step(3) else {
+            panic!("decoding comes first");
+        };
+        assert!(call.next_step(3).is_none() && !call.is_over());
+        let outcome = ApiCall::parse(&method, &body, 100).map(Box::new);
+        call.handle_decoded(outcome, 2);
+        call
+    }
+
+    fn published(offset: u64) -> ApiReply {
+        Ok(ApiResult::Published(at(offset)))
+    }
+
+    fn at(offset: u64) -> Position {
+        Position {
+            epoch: Epoch::from_number(1),
+            offset: Offset(offset),
+        }
+    }
+
+    /// Takes the next step, which asks a room, and says which.
+    fn room(call: &mut Call) -> Option<(CallPart, String)> {
+        match call.next_step(3) {
+            Some(Step::Room { part, room, .. }) => Some((part, room.as_str().to_owned())),
+            Some(step) => panic!("{step:?}"),
+            None => None,
+        }
+    }
+
+    #[test]
+    fn a_broadcast_is_answered_in_request_order_whatever_the_order_of_answers() {
+        let mut call = call(
+            "broadcast",
+            r#"{"channels":["a","\u0001","b","a"],"data":1}"#,
+        );
+        let asked: Vec<_> = std::iter::from_fn(|| room(&mut call)).collect();
+        let names: Vec<_> = asked.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "a"]);
+        for (number, (part, _)) in asked.into_iter().enumerate().rev() {
+            assert!(!call.is_over());
+            let reply = if number == 1 {
+                Err(ApiCode::LimitExceeded)
+            } else {
+                published(number as u64)
+            };
+            call.handle_answer(part, reply);
+        }
+        assert!(call.next_step(3).is_none() && call.is_over());
+        let Outcome::Single(Ok(ApiResult::Broadcast(responses))) = call.into_outcome() else {
+            panic!("not the answer to a broadcast");
+        };
+        assert_eq!(
+            (&responses[0], &responses[2], &responses[3]),
+            (&Ok(at(0)), &Err(ApiCode::LimitExceeded), &Ok(at(2)))
+        );
+        assert!(responses[1].is_err());
+    }
+
+    #[test]
+    fn a_batch_waits_for_each_command_unless_it_is_parallel() {
+        let commands = r#"[{"publish":{"channel":"a","data":1}},{"nothing":{}},
+            {"publish":{"channel":"b","data":1}}]"#;
+        let mut one = call("batch", &format!(r#"{{"commands":{commands}}}"#));
+        let (first, name) = room(&mut one).expect("a step");
+        assert_eq!(name, "a");
+        assert_eq!(room(&mut one), None, "its answer comes first");
+        one.handle_answer(first, published(1));
+        let step = one.next_step(3).expect("a step");
+        one.put_back(step);
+        assert!(!one.is_over());
+        let (second, name) = room(&mut one).expect("the same step again");
+        assert_eq!(name, "b");
+        one.handle_answer(second, published(2));
+        assert!(one.next_step(3).is_none() && one.is_over());
+        let expected = Outcome::Batch(vec![
+            (ApiMethod::Publish, published(1)),
+            (ApiMethod::Batch, Err(ApiCode::MethodNotFound)),
+            (ApiMethod::Publish, published(2)),
+        ]);
+        assert_eq!(one.into_outcome(), expected);
+
+        let body = format!(r#"{{"commands":{commands},"parallel":true}}"#);
+        let mut all = call("batch", &body);
+        let asked: Vec<_> = std::iter::from_fn(|| room(&mut all)).collect();
+        assert_eq!(asked.len(), 2, "both at once");
+        for (part, _) in asked {
+            assert!(!all.is_over());
+            all.handle_answer(part, published(1));
+        }
+        assert!(all.is_over());
+    }
+
+    #[test]
+    fn channels_are_gathered_from_every_worker() {
+        let mut call = call("channels", "");
+        let mut expected = Page::default();
+        for (name, expected_worker) in [("a", 0), ("b", 1)] {
+            let Some(Step::ListRooms { part, worker, .. }) = call.next_step(3) else {
+                panic!("a worker is left out");
+            };
+            assert_eq!(worker, expected_worker);
+            let mut page = Page::default();
+            page.push_channel(&RoomName::new(name).expect("a good name"), 1);
+            expected.append(&page);
+            call.handle_answer(part, Ok(ApiResult::Channels(page)));
+        }
+        assert!(call.next_step(3).is_none() && call.is_over());
+        let expected = Outcome::Single(Ok(ApiResult::Channels(expected)));
+        assert_eq!(call.into_outcome(), expected);
+    }
+
+    #[test]
+    fn what_is_no_call_is_over_at_once() {
+        for (method, body, expected) in [
+            ("publish", "{", Outcome::Undecodable),
+            (
+                "nothing",
+                "{}",
+                Outcome::Single(Err(ApiCode::MethodNotFound)),
+            ),
+            ("publish", "{}", Outcome::Single(Err(ApiCode::BadRequest))),
+            ("batch", r#"{"commands":[]}"#, Outcome::Batch(Vec::new())),
+        ] {
+            let mut call = call(method, body);
+            assert!(call.next_step(3).is_none() && call.is_over(), "{method}");
+            assert_eq!(call.into_outcome(), expected, "{method}");
+        }
+    }
+}

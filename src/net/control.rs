@@ -1,0 +1,213 @@
+//! A loop's dealings with the program around it: orders in, answers and events out.
+//!
+//! Owns: the bounded channels between any thread and the loop.
+//! Never: makes the loop wait. A call that finds the queue full is refused at once, an event that
+//! finds its queue full is counted, and the count takes its place there.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use slab::Slab;
+
+use super::event_loop::LoopCounters;
+use super::socket::Socket;
+use crate::base::Now;
+use crate::hub::{Event, Hub, HubCounters, ProgramCall, ProgramReply};
+
+/// Asks things of a running loop, from any thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    orders: Sender<Order>,
+    calls: Sender<Request>,
+    /// Disconnected when the loop has ended. What still lies in a queue then is answered by nobody.
+    ended: Receiver<()>,
+    waker: Arc<mio::Waker>,
+}
+
+/// What must not wait behind calls.
+#[derive(Clone, Debug)]
+pub(super) enum Order {
+    /// End in good order.
+    Stop,
+    /// End now.
+    Abort,
+    /// Say what was counted.
+    Count(Sender<(HubCounters, LoopCounters)>),
+}
+
+/// A call with the way back.
+#[derive(Debug)]
+struct Request {
+    call: ProgramCall,
+    reply: Sender<ProgramReply>,
+}
+
+/// Why a call was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// The queue is full.
+    Busy,
+    /// The loop has ended.
+    Stopped,
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    answer: Receiver<T>,
+    ended: Receiver<()>,
+}
+
+/// The loop's end of a [`Control`].
+#[derive(Debug)]
+pub(crate) struct Orders {
+    _alive: Sender<()>,
+    orders: Receiver<Order>,
+    calls: Receiver<Request>,
+    /// Calls in progress.
+    replies: Slab<Sender<ProgramReply>>,
+    events: Option<Sender<Event>>,
+    /// Events for which there was no room.
+    missed: u64,
+}
+
+/// A control over a loop that polls where `waker` wakes; the loop puts what happens into `events`.
+pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<Sender<Event>>) -> (Control, Orders) {
+    let (orders, orders_end) = bounded(ORDERS_MAX);
+    let (calls, calls_end) = bounded(CALLS_MAX);
+    let (alive, ended) = bounded(0);
+    let control = Control {
+        orders,
+        calls,
+        ended,
+        waker,
+    };
+    let orders = Orders {
+        _alive: alive,
+        orders: orders_end,
+        calls: calls_end,
+        replies: Slab::new(),
+        events,
+        missed: 0,
+    };
+    (control, orders)
+}
+
+impl Control {
+    /// Asks the loop to end in good order. Asking again changes nothing.
+    pub(crate) fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    /// Asks the loop to end at once.
+    pub(crate) fn abort(&self) {
+        self.order(Order::Abort);
+    }
+
+    /// What was counted, when the loop comes to it; `None` once it has ended.
+    pub(crate) fn counters(&self) -> Option<(HubCounters, LoopCounters)> {
+        let (sender, receiver) = bounded(1);
+        self.order(Order::Count(sender));
+        Answer {
+            answer: receiver,
+            ended: self.ended.clone(),
+        }
+        .wait()
+    }
+
+    /// Hands a call over.
+    pub(crate) fn call(&self, call: ProgramCall) -> Result<Answer<ProgramReply>, NotTaken> {
+        let (reply, receiver) = bounded(1);
+        self.calls
+            .try_send(Request { call, reply })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => NotTaken::Busy,
+                TrySendError::Disconnected(_) => NotTaken::Stopped,
+            })?;
+        self.wake();
+        Ok(Answer {
+            answer: receiver,
+            ended: self.ended.clone(),
+        })
+    }
+
+    fn order(&self, order: Order) {
+        // A loop that has ended has obeyed, and nobody empties its queue.
+        select! {
+            send(self.orders, order) -> sent => {
+                if sent.is_ok() {
+                    self.wake();
+                }
+            }
+            recv(self.ended) -> _ => {}
+        }
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::error!("the loop cannot be woken: {error}");
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    /// Waits for the answer; `None` if the loop has ended without one.
+    pub(crate) fn wait(&self) -> Option<T> {
+        select! {
+            recv(self.answer) -> answer => answer.ok(),
+            // It may have been given in the last moment.
+            recv(self.ended) -> _ => self.answer.try_recv().ok(),
+        }
+    }
+}
+
+impl Orders {
+    /// The next order.
+    pub(super) fn poll(&self) -> Option<Order> {
+        self.orders.try_recv().ok()
+    }
+
+    /// Hands calls to the hub for as long as it has places, and its answers to those who wait.
+    pub(super) fn exchange_calls(&mut self, now: Now, hub: &mut Hub<Socket>) {
+        while hub.may_take_call()
+            && let Ok(Request { call, reply }) = self.calls.try_recv()
+        {
+            let number = self.replies.insert(reply);
+            hub.handle_call(now, number as u64, call);
+        }
+        while let Some((number, answer)) = hub.poll_answer() {
+            if let Some(reply) = self.replies.try_remove(number as usize) {
+                // Whoever asked may have lost interest.
+                let _ = reply.try_send(answer);
+            }
+        }
+    }
+
+    /// Whether the hub could be given a call.
+    pub(super) fn has_backlog(&self, hub: &Hub<Socket>) -> bool {
+        !self.calls.is_empty() && hub.may_take_call()
+    }
+
+    /// Passes on what has happened.
+    pub(super) fn tell_events(&mut self, hub: &mut Hub<Socket>) {
+        let Some(events) = &self.events else {
+            return;
+        };
+        let count = self.missed;
+        if count > 0 && events.try_send(Event::Missed { count }).is_ok() {
+            self.missed = 0;
+        }
+        while let Some(event) = hub.poll_event() {
+            // Once one was missed, the count comes before any other.
+            if self.missed > 0 || events.try_send(event).is_err() {
+                self.missed += 1;
+            }
+        }
+    }
+}
+
+/// Orders that wait for the loop; whoever gives one more waits.
+const ORDERS_MAX: usize = 16;
+
+/// Calls that wait for a place.
+const CALLS_MAX: usize = 1024;

@@ -1,0 +1,121 @@
+//! What back ends ask of a room: who is in it, what was published in it.
+
+use super::RoomShard;
+use crate::base::{Glob, Now, Offset, RoomName};
+use crate::exchange::{CallPart, Effect, RoomAsk};
+use crate::wire::api::answer::{ApiReply, ApiResult, Page};
+use crate::wire::api::{ApiCall, ApiCode, HistorySince};
+
+impl RoomShard {
+    pub(super) fn ask(&mut self, now: Now, part: CallPart, name: RoomName, ask: RoomAsk) {
+        let reply = match ask {
+            RoomAsk::Publish(publish) => {
+                self.publish_for(now, part, name, publish);
+                return;
+            }
+            RoomAsk::Presence => self.presence(&name),
+            RoomAsk::PresenceStats => self.presence_stats(&name),
+            RoomAsk::History {
+                limit,
+                since,
+                reverse,
+            } => self.history(&name, limit, since.as_ref(), reverse),
+            RoomAsk::HistoryRemove => self.remove_history(&name),
+        };
+        self.effects.push_back(Effect::Answered { part, reply });
+    }
+
+    /// Reads the body of a call. It needs no room; it is only too much work for the loop.
+    pub(super) fn decode(&mut self, call: u32, method: &str, body: &[u8]) {
+        let outcome = ApiCall::parse(method, body, self.limits.message_bytes_max).map(Box::new);
+        self.effects.push_back(Effect::Decoded { call, outcome });
+    }
+
+    /// The rooms with members whose names fit.
+    pub(super) fn list_rooms(&mut self, part: CallPart, pattern: &Glob) {
+        let mut page = Page::default();
+        for (name, room) in &self.rooms {
+            if room.presence.clients_len() > 0 && pattern.matches(name.as_str()) {
+                page.push_channel(name, room.presence.clients_len());
+            }
+        }
+        let reply = Ok(ApiResult::Channels(page));
+        self.effects.push_back(Effect::Answered { part, reply });
+    }
+
+    fn presence(&self, name: &RoomName) -> ApiReply {
+        let mut page = Page::default();
+        if let Some(room) = self.rooms.get(name) {
+            for (client, identity) in room.presence.clients() {
+                page.push_client(client, identity);
+            }
+        }
+        Ok(ApiResult::Presence(page))
+    }
+
+    fn presence_stats(&self, name: &RoomName) -> ApiReply {
+        let presence = self.rooms.get(name).map(|room| &room.presence);
+        Ok(ApiResult::PresenceStats {
+            clients: presence.map_or(0, |presence| presence.clients_len()),
+            users: presence.map_or(0, |presence| presence.users_len()),
+        })
+    }
+
+    fn history(
+        &self,
+        name: &RoomName,
+        limit: usize,
+        since: Option<&HistorySince>,
+        reverse: bool,
+    ) -> ApiReply {
+        if self.limits.history_publications_max == 0 {
+            return Err(ApiCode::NotAvailable);
+        }
+        let Some(room) = self.rooms.get(name) else {
+            return match since {
+                Some(since) if since.epoch.is_some() || since.offset > Offset(0) => {
+                    Err(ApiCode::UnrecoverablePosition)
+                }
+                _ => Ok(ApiResult::History {
+                    publications: Page::default(),
+                    top: None,
+                }),
+            };
+        };
+        if let Some(since) = since {
+            let is_other = since
+                .epoch
+                .as_deref()
+                .is_some_and(|epoch| epoch != room.epoch.as_str());
+            // Backwards, what has been forgotten is only the end.
+            let is_forgotten = !reverse && since.offset.next() < room.history.first();
+            if is_other || is_forgotten || since.offset > room.last {
+                return Err(ApiCode::UnrecoverablePosition);
+            }
+        }
+        let mut publications = Page::default();
+        let after = since.map_or(Offset(0), |since| since.offset);
+        let before = since.map_or_else(|| room.last.next(), |since| since.offset);
+        if reverse {
+            for publication in room.history.before(before).rev().take(limit) {
+                publications.push_publication(&publication);
+            }
+        } else {
+            for publication in room.history.after(after).take(limit) {
+                publications.push_publication(&publication);
+            }
+        }
+        Ok(ApiResult::History {
+            publications,
+            top: Some(room.position()),
+        })
+    }
+
+    fn remove_history(&mut self, name: &RoomName) -> ApiReply {
+        if self.limits.history_publications_max == 0 {
+            return Err(ApiCode::NotAvailable);
+        }
+        self.forget(name);
+        Ok(ApiResult::Done)
+    }
+}

@@ -1,0 +1,135 @@
+//! The back end of the simulator: calls without HTTP, each answered exactly once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roomcast::base::{Glob, Prng, RoomName, UserId};
+use roomcast::exchange::RoomAsk;
+use roomcast::wire::api::answer::{ApiReply, ApiResult};
+use roomcast::wire::api::{ApiCall, ApiCode, Publish, Target};
+use roomcast::wire::frame::Payload;
+
+/// How long the contract remembers an idempotency key.
+const KEY_KEPT: Duration = Duration::from_secs(300);
+
+/// What has been called, and what was answered.
+#[derive(Default)]
+pub(super) struct Backend {
+    calls: u64,
+    unanswered: BTreeMap<u64, ApiCall>,
+    /// When each key was first worked on.
+    keys: BTreeMap<(String, String), Duration>,
+    last_keyed: Option<ApiCall>,
+}
+
+impl Backend {
+    /// The next call and its number.
+    pub(super) fn call(&mut self, prng: &mut Prng) -> (u64, ApiCall) {
+        let number = self.calls;
+        self.calls += 1;
+        let room = |prng: &mut Prng| {
+            let name = match prng.below(6) {
+                0 => "lossy:1".to_owned(),
+                number @ 1..4 => format!("room:{number}"),
+                number => format!("#u{}", number - 4),
+            };
+            RoomName::new(&name).expect("a good name")
+        };
+        let publish = Publish {
+            payload: Payload::text(format!("api/{number}").into()),
+            idempotency_key: None,
+            skip_history: false,
+        };
+        let channel = room(prng);
+        let call = match prng.below(12) {
+            0 => ApiCall::Disconnect {
+                target: Target::User(UserId::new("u1").expect("a good id")),
+                whitelist: Vec::new(),
+                code: 3503,
+                reason: "kicked".into(),
+            },
+            1 => ApiCall::Channels {
+                pattern: Glob::new("*"),
+            },
+            2 => ApiCall::PresenceStats { channel },
+            3 => ApiCall::History {
+                channel,
+                limit: 5,
+                since: None,
+                reverse: prng.below(2) == 0,
+            },
+            4 | 5 => ApiCall::Broadcast {
+                // The second payload would not be unique in its room.
+                channels: vec![Ok(channel), Err(ApiCode::BadRequest)],
+                publish,
+            },
+            6 | 7 if self.last_keyed.is_some() => {
+                self.last_keyed.clone().expect("looked at before")
+            }
+            6..9 => {
+                let publish = Publish {
+                    idempotency_key: Some(format!("k{number}").into()),
+                    ..publish
+                };
+                let call = ApiCall::Publish { channel, publish };
+                self.last_keyed = Some(call.clone());
+                call
+            }
+            _ => ApiCall::Publish { channel, publish },
+        };
+        self.unanswered.insert(number, call.clone());
+        (number, call)
+    }
+
+    /// A worker is about to do what was asked. Returns what it will number, if anything.
+    pub(super) fn is_worked_on(
+        &mut self,
+        room: &RoomName,
+        ask: &RoomAsk,
+        now: Duration,
+    ) -> Option<Vec<u8>> {
+        let RoomAsk::Publish(publish) = ask else {
+            return None;
+        };
+        if let Some(key) = &publish.idempotency_key {
+            let key = (room.as_str().to_owned(), key.to_string());
+            if self.keys.get(&key).is_some_and(|at| now < *at + KEY_KEPT) {
+                return None;
+            }
+            self.keys.insert(key, now);
+        }
+        Some(publish.payload.bytes().to_vec())
+    }
+
+    /// An answer has come: it is the only one, and of the right kind.
+    pub(super) fn is_answered(&mut self, number: u64, reply: &ApiReply, keeps_history: bool) {
+        let call = self.unanswered.remove(&number);
+        let call = call.unwrap_or_else(|| panic!("call {number} was answered twice"));
+        match (&call, reply) {
+            (ApiCall::Publish { .. }, Ok(ApiResult::Published(position))) => {
+                assert!(position.offset.0 > 0);
+            }
+            (ApiCall::Broadcast { .. }, Ok(ApiResult::Broadcast(responses))) => {
+                assert!(responses[0].is_ok());
+                assert_eq!(responses[1], Err(ApiCode::BadRequest));
+            }
+            (ApiCall::Disconnect { .. }, Ok(ApiResult::Done))
+            | (ApiCall::Channels { .. }, Ok(ApiResult::Channels(_)))
+            | (ApiCall::PresenceStats { .. }, Ok(ApiResult::PresenceStats { .. })) => {}
+            (ApiCall::History { .. }, Ok(ApiResult::History { publications, .. })) => {
+                assert!(keeps_history && publications.len() <= 5);
+            }
+            (ApiCall::History { .. }, Err(ApiCode::NotAvailable)) => assert!(!keeps_history),
+            (call, reply) => panic!("{call:?} was answered with {reply:?}"),
+        }
+    }
+
+    /// Nothing is left open.
+    pub(super) fn balance(&self) {
+        assert!(
+            self.unanswered.is_empty(),
+            "calls without an answer: {:?}",
+            self.unanswered
+        );
+    }
+}
