@@ -11,7 +11,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use roomcast::base::{CloseReason, ConnId, Glob, Limits, Now, Prng, RoomBudget};
+use roomcast::base::{CloseReason, ConnId, DuplicateLogin, Glob, Limits, Now, Prng, RoomBudget};
 use roomcast::exchange::{Effect, Job};
 use roomcast::hub::{Gate, Hub, ProgramCall, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
@@ -63,6 +63,11 @@ impl World {
             batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
             heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
             ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
+            duplicate_login: match prng.below(4) {
+                0 => DuplicateLogin::Replace,
+                1 => DuplicateLogin::Refuse,
+                _ => DuplicateLogin::Allow,
+            },
             history_publications_max: one_of(&mut prng, &[0, 3, 20, 1000]),
             history_bytes_max: one_of(&mut prng, &[3000, 20_000]),
             history_ttl: Duration::from_secs(one_of(&mut prng, &[5, 3600]) as u64),

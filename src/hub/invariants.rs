@@ -1,0 +1,79 @@
+//! What holds between any two calls of the hub.
+
+use std::collections::HashSet;
+
+use super::Hub;
+use crate::base::DuplicateLogin;
+use crate::conn::Purpose;
+
+impl<S> Hub<S> {
+    /// Asserts the invariants; for the simulator. Takes time in the number of connections.
+    pub fn check_invariants(&self) {
+        self.members.check_invariants();
+        self.wheel.check_invariants();
+        let mut members_len = 0;
+        for conn in self.table.iter() {
+            conn.check_invariants();
+            if let Some(deadline) = conn.next_deadline(&self.limits) {
+                assert!(
+                    self.wheel.contains(conn.id.slot),
+                    "{}: no timer until {deadline:?}",
+                    conn.id
+                );
+            }
+            let rooms = self.members.rooms_of(conn.id.slot).count();
+            assert!(
+                rooms == 0 || !conn.is_ending(),
+                "{}: a member that is ending",
+                conn.id
+            );
+            members_len += rooms;
+            assert_eq!(
+                conn.is_dirty(),
+                self.dirty.contains(&conn.id),
+                "{}: the dirty mark and the list differ",
+                conn.id
+            );
+            assert!(
+                conn.closed_reason().is_none() || self.closed.contains(&conn.id),
+                "{}: over, and nobody will reap it",
+                conn.id
+            );
+            assert!(conn.in_flight() <= self.limits.inbound_messages_max);
+        }
+        assert_eq!(
+            members_len,
+            self.members.members_len(),
+            "a member without a connection"
+        );
+        assert_eq!(self.table.len(), self.admission.len());
+        assert!(
+            self.users.len() <= self.table.len(),
+            "a user without a connection"
+        );
+        if self.limits.duplicate_login != DuplicateLogin::Allow {
+            let mut logged_in = HashSet::new();
+            for conn in self.table.iter().filter(|conn| conn.open().is_some()) {
+                let identity = conn.purpose().and_then(Purpose::identity);
+                assert!(
+                    identity.is_none_or(|one| logged_in.insert(&one.user)),
+                    "{}: a second login of one user",
+                    conn.id
+                );
+            }
+        }
+        let open_len = self.table.iter().filter(|conn| conn.open().is_some());
+        assert_eq!(open_len.count(), self.open_len);
+        let bodies = self
+            .table
+            .iter()
+            .filter(|conn| conn.body_has_place() == Some(true));
+        self.calls.check_invariants(bodies.count());
+        let timers = self
+            .table
+            .iter()
+            .filter(|conn| self.wheel.contains(conn.id.slot))
+            .count();
+        assert_eq!(timers, self.wheel.len(), "a timer without a connection");
+    }
+}
