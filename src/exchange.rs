@@ -40,6 +40,8 @@ pub enum Job {
         echo: bool,
         /// The last publication that it was given.
         after: Offset,
+        /// What it misses of the publications up to this one is not told.
+        owed_after: Offset,
     },
     /// The connection is a member no longer. Not answered.
     Unsubscribe {
@@ -154,6 +156,9 @@ pub enum Effect {
         offset: Offset,
         /// The last publication that it needs not be given; behind `offset` if it has missed some.
         after: Offset,
+        /// What it misses of the publications up to this one is not told: whoever asks for the
+        /// newest gets those that are kept when its turn comes.
+        owed_after: Offset,
         /// Whether some that it has missed cannot be given.
         is_incomplete: bool,
         /// What to send first, if anything.
@@ -172,6 +177,8 @@ pub enum Effect {
         room: RoomName,
         /// How it receives.
         form: WireForm,
+        /// Publications that were forgotten before it could be given them.
+        skipped: u64,
         /// The publications, if any.
         frames: Option<Arc<Frames>>,
         /// How it goes on.
@@ -223,7 +230,7 @@ pub enum Replay {
     Live(Offset),
     /// There is more after this publication.
     More(Offset),
-    /// History was trimmed faster than the member caught up.
+    /// History was trimmed faster than the member caught up, and it cannot be told in band.
     Overtaken,
 }
 

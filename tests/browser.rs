@@ -1,13 +1,24 @@
-//! The page at `GET /` in a real browser: two Chromium pages that talk through the daemon.
+//! The page at `GET /` in a real browser: Chromium tabs that talk through the daemon, come back after
+//! what they missed, and do not fight over one login.
 
 #[path = "clients/driven.rs"]
 mod driven;
 mod harness;
+#[path = "browser/relay.rs"]
+mod relay;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use driven::{Driven, brief};
-use harness::{Daemon, Signal};
+use harness::{Client, Daemon, Signal, linger};
+use relay::Relay;
+
+/// Longer than the page ever waits before it tries to connect again.
+const HOUR_MS: u64 = 3_600_000;
 
 /// A headless Chromium with as many pages as names are used.
 struct Browser(Driven);
@@ -46,12 +57,47 @@ impl Browser {
         self.order(page, "read", json!({"script": script}))
     }
 
+    fn goto(&mut self, page: &str, url: &str) {
+        self.order(page, "goto", json!({"url": url}));
+    }
+
     /// Opens the daemon's page for `room` and connects as `user`, without waiting for an outcome.
     fn enter(&mut self, page: &str, daemon: &Daemon, room: &str, user: &str) {
-        let url = format!("http://{}/?room={room}", daemon.addr());
-        self.order(page, "goto", json!({"url": url}));
+        self.goto(page, &page_url(daemon.addr(), room));
         self.fill(page, "#user", user);
         self.click(page, "#connect");
+    }
+
+    /// Waits until the page is in the state `state`, and tells so in words that contain `words`.
+    fn wait_state(&mut self, page: &str, state: &str, words: &str) {
+        self.wait(page, &format!("#state[data-state={state}]"), words);
+    }
+
+    /// Makes [`Self::advance`] possible, for pages opened from now on.
+    fn install_clock(&mut self) {
+        self.order("clock", "clock", json!({}));
+    }
+
+    /// Lets the timers of every page run ahead of time by `ms`.
+    fn advance(&mut self, ms: u64) {
+        self.order("clock", "advance", json!({"ms": ms}));
+    }
+
+    /// The texts of all publications that the page shows, of the kind `kind`.
+    fn texts(&mut self, page: &str, kind: &str) -> Vec<String> {
+        let script = format!(
+            "[...document.querySelectorAll('#log .{kind}')].map((line) => line.lastChild.data)"
+        );
+        let texts = self.read(page, &script);
+        serde_json::from_value(texts).expect("a list of texts")
+    }
+
+    /// Waits until the page shows the number `to`, and asserts that it shows `from..=to` in order,
+    /// once each, and nothing else of the kind `kind`.
+    fn expect_numbers(&mut self, page: &str, kind: &str, from: u32, to: u32) {
+        self.wait(page, &format!("#log .{kind} >> nth=-1"), &to.to_string());
+        let expected: Vec<String> = (from..=to).map(|number| number.to_string()).collect();
+        assert_eq!(self.texts(page, kind), expected);
     }
 
     fn say(&mut self, page: &str, text: &str) {
@@ -63,6 +109,34 @@ impl Browser {
     fn assert_no_complaints(&mut self, page: &str) {
         let complaints = self.order(page, "complaints", json!({}));
         assert_eq!(complaints, json!([]));
+    }
+}
+
+fn page_url(addr: SocketAddr, room: &str) -> String {
+    format!("http://{addr}/?room={room}")
+}
+
+/// A publisher that is no browser. It does not hear what it says itself.
+struct Publisher<'d> {
+    daemon: &'d Daemon,
+    client: Client,
+}
+
+impl<'d> Publisher<'d> {
+    fn new(daemon: &'d Daemon, query: &str) -> Self {
+        let client = Client::connect(daemon, &format!("/ws?user=bob&echo=0&{query}"));
+        Self { daemon, client }
+    }
+
+    /// Publishes `from..=to`, and waits until the daemon has them.
+    fn say(&mut self, from: u32, to: u32) {
+        let received = "roomcast_messages_received_total";
+        let before = self.daemon.metric(received);
+        for number in from..=to {
+            self.client.send_text(&number.to_string());
+        }
+        let all = before + f64::from(to + 1 - from);
+        self.daemon.wait_metric(received, |now| now >= all);
     }
 }
 
@@ -135,24 +209,322 @@ fn a_refused_name_shows_its_close_code() {
 }
 
 #[test]
-fn a_restarted_daemon_is_seen_and_joined_again() {
+fn a_restarted_daemon_is_joined_again_and_the_loss_is_told() {
     let mut daemon = Daemon::start(&[]);
     let mut browser = Browser::start();
+    browser.install_clock();
     browser.enter("a", &daemon, "r", "alice");
-    browser.wait("a", "#state[data-state=open]", "connected to r");
+    browser.wait_state("a", "open", "connected to r");
     browser.say("a", "before");
     browser.wait("a", "#log li:nth-child(2)", "before");
 
     daemon.signal(Signal::Term);
-    browser.wait("a", "#state[data-state=closed]", "closed 3001: shutdown");
+    browser.wait_state("a", "waiting", "trying again in");
     assert!(daemon.wait_exit().success());
     let addr = daemon.addr().to_string();
     let _daemon = Daemon::start(&["--listen", &addr]);
-    browser.click("a", "#connect");
-    browser.wait("a", "#state[data-state=open]", "connected to r");
+    browser.advance(HOUR_MS);
+    browser.wait_state("a", "open", "connected to r");
+    // History ended with the first daemon.
+    browser.wait("a", "#log .missed", "Some messages may have been missed");
     browser.say("a", "after");
-    browser.wait("a", "#log li:nth-child(4)", "after");
+    browser.wait("a", "#log li:last-child", "after");
+    assert_eq!(browser.texts("a", "said"), ["before", "after"]);
     browser.assert_no_complaints("a");
+}
+
+#[test]
+fn a_reload_resumes_where_the_page_was() {
+    let daemon = Daemon::start(&[]);
+    let mut browser = Browser::start();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    daemon.wait_members(2);
+    browser.enter("a", &daemon, "r", "alice");
+    // Each of the two is also in its personal room.
+    daemon.wait_members(4);
+    bob.say(1, 3);
+    browser.expect_numbers("a", "said", 1, 3);
+
+    // Away, for sure, while four to six are published.
+    browser.goto("a", "about:blank");
+    daemon.wait_members(2);
+    bob.say(4, 6);
+    browser.goto("a", &page_url(daemon.addr(), "r"));
+    browser.wait_state("a", "open", "connected to r");
+    bob.say(7, 7);
+    browser.expect_numbers("a", "said", 1, 7);
+    assert_eq!(browser.texts("a", "missed"), [""; 0]);
+
+    // A page for another room begins anew, and by hand.
+    browser.goto("a", &page_url(daemon.addr(), "other"));
+    browser.wait_state("a", "idle", "not connected");
+    assert_eq!(browser.texts("a", "said"), [""; 0]);
+    browser.assert_no_complaints("a");
+}
+
+#[test]
+fn reloads_under_traffic_neither_lose_nor_repeat() {
+    let daemon = Daemon::start(&[]);
+    let mut browser = Browser::start();
+    browser.enter("a", &daemon, "r", "alice");
+    daemon.wait_members(2);
+    let is_over = AtomicBool::new(false);
+    let last = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let mut bob = Publisher::new(&daemon, "room=r");
+            let mut last = 0;
+            // The page keeps 500 lines, notes included.
+            while last < 400 && (last == 0 || !is_over.load(Ordering::Relaxed)) {
+                last += 1;
+                bob.say(last, last);
+                // So that the reloads come in the middle of it.
+                linger(Duration::from_millis(2));
+            }
+            last
+        });
+        for _ in 0..3 {
+            browser.order("a", "reload", json!({}));
+            browser.wait_state("a", "open", "connected to r");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        publishing.join().expect("the publisher's end")
+    });
+    browser.expect_numbers("a", "said", 1, last);
+    assert_eq!(browser.texts("a", "missed"), [""; 0]);
+    browser.assert_no_complaints("a");
+}
+
+#[test]
+fn a_reload_after_too_long_tells_how_much_is_gone() {
+    let daemon = Daemon::start(&["--history-size", "2"]);
+    let mut browser = Browser::start();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    browser.enter("a", &daemon, "r", "");
+    daemon.wait_members(3);
+    bob.say(1, 1);
+    browser.expect_numbers("a", "said", 1, 1);
+    let losses = [
+        (2, 6, "3 messages were missed."),
+        (7, 9, "1 message was missed."),
+    ];
+    for (from, to, told) in losses {
+        browser.goto("a", "about:blank");
+        daemon.wait_members(2);
+        bob.say(from, to);
+        browser.goto("a", &page_url(daemon.addr(), "r"));
+        browser.wait("a", "#log .missed:nth-last-child(3)", told);
+        browser.wait("a", "#log .said:last-child", &to.to_string());
+    }
+    assert_eq!(browser.texts("a", "said"), ["1", "5", "6", "8", "9"]);
+    browser.assert_no_complaints("a");
+}
+
+#[test]
+fn a_lost_connection_is_resumed_as_soon_as_there_is_a_way() {
+    let daemon = Daemon::start(&[]);
+    let relay = Relay::to(daemon.addr());
+    let mut browser = Browser::start();
+    browser.install_clock();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    browser.goto("a", &page_url(relay.addr(), "r"));
+    browser.click("a", "#connect");
+    daemon.wait_members(3);
+    bob.say(1, 2);
+    browser.expect_numbers("a", "said", 1, 2);
+
+    relay.cut();
+    daemon.wait_members(2);
+    bob.say(3, 4);
+    for attempt in 1..=3 {
+        browser.wait_state("a", "waiting", "connection lost; trying again in");
+        browser.advance(HOUR_MS);
+        relay.wait_refused(attempt);
+    }
+    bob.say(5, 5);
+    relay.mend();
+    browser.wait_state("a", "waiting", "connection lost; trying again in");
+    browser.advance(HOUR_MS);
+    browser.wait_state("a", "open", "connected to r");
+    bob.say(6, 6);
+    browser.expect_numbers("a", "said", 1, 6);
+    assert_eq!(browser.texts("a", "missed"), [""; 0]);
+
+    // Who gives up while the page waits is left alone.
+    relay.cut();
+    browser.wait_state("a", "waiting", "connection lost");
+    browser.click("a", "#disconnect");
+    browser.wait_state("a", "closed", "not connected");
+    relay.mend();
+    let upgrades = daemon.metric("roomcast_upgrades_total");
+    browser.advance(HOUR_MS);
+    browser.wait_state("a", "closed", "not connected");
+    assert_eq!(daemon.metric("roomcast_upgrades_total"), upgrades);
+    browser.assert_no_complaints("a");
+}
+
+#[test]
+fn a_close_that_asks_to_come_back_is_obeyed() {
+    let args = ["--message-rate", "1", "--message-burst", "3"];
+    let daemon = Daemon::start(&args);
+    let mut browser = Browser::start();
+    browser.install_clock();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    browser.enter("a", &daemon, "r", "alice");
+    browser.wait_state("a", "open", "connected to r");
+    // At once, since the rate would let through what a person types.
+    browser.read(
+        "a",
+        "for (let n = 0; n < 100; n += 1) socket.send(`flood ${n}`)",
+    );
+    browser.wait_state(
+        "a",
+        "waiting",
+        "closed 3013: too many requests; trying again",
+    );
+    bob.say(1, 2);
+    browser.advance(HOUR_MS);
+    browser.wait_state("a", "open", "connected to r");
+    bob.say(3, 3);
+    browser.wait("a", "#log .said >> nth=-1", "3");
+    // Of the flood, what passed before the close, whether the page saw it before or after it.
+    let texts = browser.texts("a", "said");
+    let passed = texts.len() - 3;
+    let expected = (0..passed).map(|number| format!("flood {number}"));
+    let expected = expected.chain((1..=3).map(|number| number.to_string()));
+    assert_eq!(texts, expected.collect::<Vec<_>>());
+    assert!((3..100).contains(&passed));
+    browser.assert_no_complaints("a");
+}
+
+#[test]
+fn the_delay_grows_within_bounds_and_the_server_goes_first() {
+    let daemon = Daemon::start(&[]);
+    let mut browser = Browser::start();
+    browser.goto("a", &page_url(daemon.addr(), "r"));
+    for (failures, shortest, longest) in [(0, 500, 1000), (3, 4000, 8000), (60, 15_000, 30_000)] {
+        let script = format!("Array.from({{ length: 100 }}, () => retryDelayMs({failures}))");
+        let delays = browser.read("a", &script);
+        let delays: Vec<f64> = serde_json::from_value(delays).expect("a list of numbers");
+        let bounds = f64::from(shortest)..=f64::from(longest);
+        assert!(delays.iter().all(|delay| bounds.contains(delay)));
+        assert!(delays.iter().any(|delay| *delay != delays[0]));
+    }
+    assert_eq!(browser.read("a", "retryDelayMs(3, 4321)"), 4321);
+    assert_eq!(browser.read("a", "retryDelayMs(3, 0)"), 0);
+}
+
+#[test]
+fn a_tab_that_was_closed_gets_its_direct_messages() {
+    let daemon = Daemon::start(&[]);
+    let mut browser = Browser::start();
+    let mut bob = Publisher::new(&daemon, "to=uma");
+    let url = format!("{}&user=uma", page_url(daemon.addr(), "r"));
+    let open = |browser: &mut Browser, tab: &str| {
+        browser.goto(tab, &url);
+        browser.click(tab, "#connect");
+        browser.wait_state(tab, "open", "connected to r");
+    };
+    let close = |browser: &mut Browser, tab: &str| {
+        browser.order(tab, "close", json!({}));
+        // Only the publisher is left, in its own personal room.
+        daemon.wait_members(1);
+    };
+    open(&mut browser, "first");
+    close(&mut browser, "first");
+    bob.say(1, 2);
+    open(&mut browser, "second");
+    bob.say(3, 3);
+    browser.expect_numbers("second", "direct", 1, 3);
+    browser.wait("second", "#log .direct b", "bob to you");
+
+    // What one tab has shown is not shown by the next.
+    close(&mut browser, "second");
+    bob.say(4, 6);
+    open(&mut browser, "third");
+    bob.say(7, 7);
+    browser.expect_numbers("third", "direct", 4, 7);
+    close(&mut browser, "third");
+    open(&mut browser, "fourth");
+    bob.say(8, 8);
+    browser.expect_numbers("fourth", "direct", 8, 8);
+    assert_eq!(browser.texts("fourth", "missed"), [""; 0]);
+    browser.assert_no_complaints("fourth");
+}
+
+#[test]
+fn a_tab_that_is_replaced_stays_so_until_it_takes_over() {
+    let daemon = Daemon::start(&["--duplicate-login", "replace"]);
+    let mut browser = Browser::start();
+    browser.install_clock();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    browser.enter("a", &daemon, "r", "alice");
+    browser.wait_state("a", "open", "connected to r");
+    bob.say(1, 1);
+    browser.expect_numbers("a", "said", 1, 1);
+
+    browser.enter("b", &daemon, "r", "alice");
+    expect_replaced(&mut browser, &daemon, "a", "b");
+    bob.say(2, 2);
+    browser.expect_numbers("b", "said", 2, 2);
+    browser.expect_numbers("a", "said", 1, 1);
+
+    // Not even a reload makes it fight.
+    browser.order("a", "reload", json!({}));
+    browser.wait_state("a", "idle", "not connected");
+    browser.click("a", "#connect");
+    expect_replaced(&mut browser, &daemon, "b", "a");
+    browser.click("b", "#takeover");
+    expect_replaced(&mut browser, &daemon, "a", "b");
+    bob.say(3, 3);
+    browser.expect_numbers("b", "said", 2, 3);
+    browser.assert_no_complaints("b");
+}
+
+/// Waits until `loser` says that it was replaced and `winner` is connected, and asserts that neither
+/// ever connects again by itself.
+fn expect_replaced(browser: &mut Browser, daemon: &Daemon, loser: &str, winner: &str) {
+    browser.wait_state(loser, "closed", "closed 3504: connection limit");
+    browser.wait(loser, "#notice", "alice is now connected elsewhere");
+    browser.wait(loser, "#takeover", "Take over");
+    browser.wait_state(winner, "open", "connected to r");
+    let upgrades = daemon.metric("roomcast_upgrades_total");
+    browser.advance(HOUR_MS);
+    browser.wait_state(loser, "closed", "closed 3504: connection limit");
+    browser.wait_state(winner, "open", "connected to r");
+    assert_eq!(daemon.metric("roomcast_upgrades_total"), upgrades);
+}
+
+#[test]
+fn a_second_tab_is_refused_while_the_first_is_there() {
+    let daemon = Daemon::start(&["--duplicate-login", "refuse"]);
+    let mut browser = Browser::start();
+    browser.install_clock();
+    let mut bob = Publisher::new(&daemon, "room=r");
+    browser.enter("a", &daemon, "r", "alice");
+    browser.wait_state("a", "open", "connected to r");
+    browser.enter("b", &daemon, "r", "alice");
+    browser.wait_state("b", "closed", "closed 3504: connection limit");
+    browser.wait("b", "#notice", "alice is already connected elsewhere");
+    let hidden = "document.getElementById('takeover').hidden";
+    assert_eq!(browser.read("b", hidden), true);
+
+    let upgrades = daemon.metric("roomcast_upgrades_total");
+    browser.advance(HOUR_MS);
+    bob.say(1, 1);
+    browser.expect_numbers("a", "said", 1, 1);
+    browser.wait_state("b", "closed", "closed 3504: connection limit");
+    assert_eq!(browser.texts("b", "said"), [""; 0]);
+    assert_eq!(daemon.metric("roomcast_upgrades_total"), upgrades);
+
+    // The place is free once the first has left it.
+    browser.click("a", "#disconnect");
+    browser.wait_state("a", "closed", "closed 1000");
+    daemon.wait_closes("normal", 1.0);
+    browser.click("b", "#connect");
+    browser.wait_state("b", "open", "connected to r");
+    bob.say(2, 2);
+    browser.expect_numbers("b", "said", 2, 2);
+    browser.assert_no_complaints("b");
 }
 
 #[test]

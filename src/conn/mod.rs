@@ -145,6 +145,8 @@ pub struct Missed {
     pub room: RoomName,
     /// The last publication that the connection was given.
     pub after: Offset,
+    /// What it misses of the publications up to this one is not told.
+    pub owed_after: Offset,
     /// Whether the next part was asked for.
     pub is_asked: bool,
 }

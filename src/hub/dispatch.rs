@@ -31,6 +31,7 @@ impl<S> Hub<S> {
                 form,
                 offset,
                 after,
+                owed_after,
                 is_incomplete,
                 frames,
             } => {
@@ -39,6 +40,7 @@ impl<S> Hub<S> {
                     form,
                     offset,
                     after,
+                    owed_after,
                     is_incomplete,
                     frames,
                 };
@@ -52,11 +54,12 @@ impl<S> Hub<S> {
             Effect::Replayed {
                 conn,
                 room,
+                skipped,
                 frames,
                 outcome,
                 ..
             } => {
-                self.replayed(now, conn, &room, frames, outcome);
+                self.replayed(now, conn, &room, (skipped, frames), outcome);
                 1
             }
             Effect::PublishRefused { origin } => {

@@ -12,7 +12,7 @@ use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
 use crate::conn::{Missed, Purpose};
 use crate::exchange::{Job, Replay};
 use crate::wire::frame::Frames;
-use crate::wire::raw::WireForm;
+use crate::wire::raw::{self, WireForm};
 
 /// What a shard says of a join.
 pub(super) struct Joined {
@@ -20,6 +20,7 @@ pub(super) struct Joined {
     pub(super) form: WireForm,
     pub(super) offset: Offset,
     pub(super) after: Offset,
+    pub(super) owed_after: Offset,
     pub(super) is_incomplete: bool,
     pub(super) frames: Option<Arc<Frames>>,
 }
@@ -43,6 +44,7 @@ impl<S> Hub<S> {
                 let missed = Missed {
                     room: joined.room,
                     after: joined.after,
+                    owed_after: joined.owed_after,
                     is_asked: false,
                 };
                 entry.conn.add_missed(missed, is_doomed);
@@ -68,7 +70,7 @@ impl<S> Hub<S> {
         now: Now,
         id: ConnId,
         room: &RoomName,
-        frames: Option<Arc<Frames>>,
+        (skipped, frames): (u64, Option<Arc<Frames>>),
         outcome: Replay,
     ) {
         let Some(entry) = self.table.get_mut(id) else {
@@ -82,6 +84,14 @@ impl<S> Hub<S> {
         missed.is_asked = false;
         if let Replay::More(after) = outcome {
             missed.after = after;
+            // From its first publication on, every gap is told.
+            missed.owed_after = after;
+        }
+        if skipped > 0 {
+            conn.queue.push_whole(&raw::skipped(room, skipped));
+            conn.traffic.skipped += skipped;
+            self.counters.skipped += skipped;
+            mark_dirty(conn, &mut self.dirty);
         }
         if let Some(frames) = frames {
             let count = frames.count();
@@ -132,7 +142,7 @@ impl<S> Hub<S> {
             return;
         }
         missed.is_asked = true;
-        let (room, after) = (missed.room.clone(), missed.after);
+        let (room, after, owed_after) = (missed.room.clone(), missed.after, missed.owed_after);
         self.jobs.push(
             worker,
             Job::CatchUp {
@@ -141,6 +151,7 @@ impl<S> Hub<S> {
                 form,
                 echo,
                 after,
+                owed_after,
             },
         );
     }

@@ -100,8 +100,9 @@ impl RoomShard {
                 form,
                 echo,
                 after,
+                owed_after,
             } => {
-                self.catch_up((conn, echo), room, form, after);
+                self.catch_up((conn, echo), room, form, (after, owed_after));
             }
             Job::Unsubscribe { conn, room, form } => self.unsubscribe(conn, &room, form),
             Job::Publish {

@@ -1,9 +1,9 @@
 // A headless Chromium under orders, built on the npm package `playwright-core`.
 //
 // Reads one JSON order a line from standard input and answers each with one JSON line: `ok`, or
-// `failed` with the reason. Every order names its `page`; a new name opens a new page. Waits are
-// bounded by `timeout` in milliseconds. Ends when its input ends, and then takes the browser's
-// profile away.
+// `failed` with the reason. Every order names its `page`; a new name opens a new page, all of them in
+// one profile. Waits are bounded by `timeout` in milliseconds. Ends when its input ends, and then
+// takes the browser's profile away.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -27,7 +27,9 @@ async function open(context, name) {
   page.setDefaultTimeout(timeout);
   page.on('pageerror', (error) => complaints.push(`${name}: ${error.message}`));
   page.on('console', (message) => {
-    if (message.type() === 'error') complaints.push(`${name}: ${message.text()}`);
+    // A connection that fails is reported by the browser, whatever the page makes of it.
+    const isOurs = !message.text().startsWith('WebSocket connection to ');
+    if (message.type() === 'error' && isOurs) complaints.push(`${name}: ${message.text()}`);
   });
   pages.set(name, page);
   return page;
@@ -38,6 +40,11 @@ async function obey(order, context) {
   switch (order.do) {
     case 'goto':
       return void (await page.goto(order.url));
+    case 'reload':
+      return void (await page.reload());
+    case 'close':
+      pages.delete(order.page);
+      return page.close();
     case 'fill':
       return page.fill(order.at, order.data);
     case 'click':
@@ -54,6 +61,11 @@ async function obey(order, context) {
       return page.setViewportSize({ width: order.width, height: order.height });
     case 'dark':
       return page.emulateMedia({ colorScheme: order.dark ? 'dark' : 'light' });
+    // From here on the timers of every page run as ever, but can be made to run ahead.
+    case 'clock':
+      return context.clock.install();
+    case 'advance':
+      return context.clock.runFor(order.ms);
     case 'picture':
       return void (await page.screenshot({ path: order.path }));
     case 'complaints':

@@ -335,7 +335,7 @@ fn is_stalled(o: &Opt, i: usize) -> bool {
     o.mode == "slow" && o.stalled > 0 && (i * o.stalled) % o.conns < o.stalled
 }
 
-fn pub_url(o: &Opt) -> &str {
+pub fn pub_url(o: &Opt) -> &str {
     let given = [&o.pub_http, &o.pub_url]
         .into_iter()
         .find(|u| !u.is_empty());

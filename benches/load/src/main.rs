@@ -1,8 +1,9 @@
-//! wsload: load generator for WebSocket echo and broadcast servers. Loopback only, one thread,
-//! no dependencies, every run bounded in time. One JSON line on stdout ends each run.
+//! wsload: load generator for WebSocket echo and broadcast servers. Loopback only, one thread
+//! (`resume` has two), no dependencies, every run bounded in time. One JSON line on stdout ends
+//! each run.
 //!
-//! The modes are `echo`, `fanout` (with `slow`) and `idle`; all of them drive `net`, the client
-//! side of many connections, and read the server's cost through `procs`.
+//! The modes are `echo`, `fanout` (with `slow`), `idle` and `resume`; all of them drive `net`, the
+//! client side of many connections, and read the server's cost through `procs`.
 
 mod echo;
 mod fanout;
@@ -12,6 +13,7 @@ mod idle;
 mod net;
 mod options;
 mod procs;
+mod resume;
 mod sys;
 
 use net::{Engine, Handler};
@@ -57,7 +59,7 @@ fn main() {
         return calib();
     }
     let o = options();
-    let need = (o.conns + o.publishers + 100) as u64;
+    let need = (o.conns + o.live + o.publishers + 100) as u64;
     let got = sys::raise_nofile(need.max(20_000));
     if got < need {
         die(&format!("{need} open files are needed, the limit is {got}"));
@@ -68,10 +70,11 @@ fn main() {
     if o.pid.is_some() && !server.alive() {
         die("--server-pid: no such process");
     }
-    let line = match o.mode.as_str() {
-        "echo" => echo::echo(&o, &server),
-        "idle" => idle::idle(&o, &server),
-        _ => fanout::fanout(&o, &server),
+    let (line, sound) = match o.mode.as_str() {
+        "echo" => (echo::echo(&o, &server), true),
+        "idle" => (idle::idle(&o, &server), true),
+        "resume" => resume::resume(&o, &server),
+        _ => (fanout::fanout(&o, &server), true),
     };
     println!(
         "{{\"mode\":\"{}\",\"label\":\"{}\",\"conns\":{},\"size\":{},\"secs\":{},{line}}}",
@@ -81,6 +84,9 @@ fn main() {
         o.size,
         o.secs
     );
+    if !sound {
+        std::process::exit(1);
+    }
 }
 
 /// Cores used by others since `since` (their account and the time then).

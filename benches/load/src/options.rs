@@ -10,6 +10,10 @@ wsload fanout --url URL -c SUBS [--rooms R] [--rate MSGS_PER_SEC | 0] [--infligh
               [--secs S] [--publishers N] [--pub-url URL] [--pub-http URL]
 wsload slow   like fanout, and --stalled M [--stalled-rcvbuf BYTES]
 wsload idle   --url URL -c CONNS [--secs S]
+wsload resume --url URL -c CLIENTS [--live N] [--missed N] [--rate MSGS_PER_SEC] [--size B]
+              [--secs S] [--pub-url URL]
+              all clients resume at once; URL is of roomcast, with format=json. Ends with
+              status 1 when anything was lost or repeated
 wsload calib  how fast this core is just now: ns for one 132-byte send + recv over loopback TCP,
               and ns for one round of a fixed integer loop
 
@@ -46,6 +50,8 @@ pub struct Opt {
     pub publishers: usize,
     pub pub_url: String,
     pub pub_http: String,
+    pub live: usize,
+    pub missed: u64,
     pub stalled: usize,
     pub stalled_rcvbuf: i32,
     pub hello: String,
@@ -77,7 +83,7 @@ pub fn esc(s: &str) -> String {
 pub fn options() -> Opt {
     let mut a = std::env::args().skip(1);
     let mode = a.next().unwrap_or_default();
-    if !["echo", "fanout", "slow", "idle"].contains(&mode.as_str()) {
+    if !["echo", "fanout", "slow", "idle", "resume"].contains(&mode.as_str()) {
         eprint!("{USAGE}");
         std::process::exit(2);
     }
@@ -95,6 +101,8 @@ pub fn options() -> Opt {
         publishers: 0,
         pub_url: String::new(),
         pub_http: String::new(),
+        live: 100,
+        missed: 500,
         stalled: 0,
         stalled_rcvbuf: 0,
         hello: String::new(),
@@ -132,6 +140,8 @@ pub fn options() -> Opt {
             "--publishers" => o.publishers = num(&k, v()),
             "--pub-url" => o.pub_url = v(),
             "--pub-http" => o.pub_http = v(),
+            "--live" => o.live = num(&k, v()),
+            "--missed" => o.missed = num(&k, v()),
             "--stalled" => o.stalled = num(&k, v()),
             "--stalled-rcvbuf" => o.stalled_rcvbuf = num(&k, v()),
             "--hello" => o.hello = v(),
@@ -161,6 +171,9 @@ pub fn options() -> Opt {
     }
     if o.publishers < o.rooms {
         o.publishers = o.rooms;
+    }
+    if o.mode == "resume" && o.rate <= 0.0 {
+        o.rate = 200.0;
     }
     o.inflight = o.inflight.max(1);
     o.rooms = o.rooms.max(1);
