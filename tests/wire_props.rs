@@ -261,11 +261,7 @@ proptest! {
         let Ok(ApiCall::Publish { publish, .. }) = call else {
             return Err(TestCaseError::fail(format!("{call:?} from {body}")));
         };
-        let expected = match data {
-            Value::String(text) => Payload::text(text.into()),
-            data => Payload::json(data.to_string().into()),
-        };
-        prop_assert_eq!(publish.payload, expected);
+        prop_assert_eq!(publish.payload, Payload::from(data));
         for end in 0..body.len() {
             let cut = ApiCall::parse("publish", &body.as_bytes()[..end], usize::MAX);
             prop_assert_eq!(cut, Err(ApiError::Undecodable));

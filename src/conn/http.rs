@@ -16,6 +16,8 @@ pub struct Body {
     /// Received before there was a place for the call.
     rest: Vec<u8>,
     has_place: bool,
+    /// Most bytes that it can have.
+    bytes_max: usize,
     needs_continue: bool,
     end: Option<CloseReason>,
     pub(super) deadline: Instant,
@@ -91,18 +93,21 @@ impl Connection {
             reader: plan.reader(),
             rest,
             has_place: false,
+            bytes_max: plan.bytes_max(),
             needs_continue: plan.needs_continue(),
             end,
             deadline: now + limits.handshake_timeout,
         }));
     }
 
-    /// There is a place for the call. Returns what was received of its body, and whether the peer
-    /// waits to be told that it may send it; `None` if no place is wanted.
-    pub fn give_place(&mut self) -> Option<(Vec<u8>, bool)> {
+    /// There is a place for the call, and time for its body from now on. Returns what was received
+    /// of it, and whether the peer waits to be told that it may send it; `None` if no place is
+    /// wanted.
+    pub fn give_place(&mut self, now: Instant, limits: &Limits) -> Option<(Vec<u8>, bool)> {
         match &mut self.phase {
             Phase::Body(body) if !body.has_place => {
                 body.has_place = true;
+                body.deadline = now + limits.handshake_timeout;
                 let rest = std::mem::take(&mut body.rest);
                 let needs_continue = body.needs_continue && rest.is_empty();
                 Some((rest, needs_continue))
@@ -119,11 +124,11 @@ impl Connection {
         }
     }
 
-    /// Whether a body is on its way in: `Some(true)` for a call that has a place.
+    /// Whether a body is on its way in: whether its call has a place, and most bytes it can have.
     #[must_use]
-    pub fn body_has_place(&self) -> Option<bool> {
+    pub fn body(&self) -> Option<(bool, usize)> {
         match &self.phase {
-            Phase::Body(body) => Some(body.has_place),
+            Phase::Body(body) => Some((body.has_place, body.bytes_max)),
             _ => None,
         }
     }

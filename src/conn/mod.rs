@@ -379,8 +379,17 @@ impl Connection {
 
     /// Queues a close frame; nothing follows it.
     pub fn push_close(&mut self, code: u16, reason: &str) {
-        self.close_code = code;
-        self.queue.push_close(frame::close(code, reason));
+        self.push_close_frame(frame::close(code, reason));
+    }
+
+    /// Queues a close frame that is encoded already.
+    pub fn push_close_frame(&mut self, frame: Vec<u8>) {
+        // Behind two bytes of header, if there is one.
+        self.close_code = match frame[..] {
+            [_, _, high, low, ..] => u16::from_be_bytes([high, low]),
+            _ => 0,
+        };
+        self.queue.push_close(frame);
     }
 
     /// The code of the close frame that was queued; 0 if none was.

@@ -10,7 +10,7 @@ impl Connection {
     pub fn is_reading(&self, limits: &Limits) -> bool {
         match &self.phase {
             Phase::Head { .. } | Phase::Closing { .. } => true,
-            Phase::Body(_) => self.body_has_place() == Some(true),
+            Phase::Body(_) => self.body().is_some_and(|(has_place, _)| has_place),
             Phase::Calling { .. }
             | Phase::Answering { .. }
             | Phase::Joining { .. }

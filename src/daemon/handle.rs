@@ -1,7 +1,8 @@
 //! What a program can ask of the server that runs in it.
 //!
-//! Owns: nothing but the loop's [`Control`]. No call touches a socket or waits for one: it goes to
-//! the loop through a bounded queue, and a [`Receipt`] waits for the answer if the caller wants it.
+//! Owns: nothing but the loop's [`Control`]. Nothing here touches a socket. A call goes to the loop
+//! through a bounded queue and waits for nothing; a [`Receipt`] waits for the answer if the caller
+//! wants it. Only [`Handle::counters`] waits itself.
 //!
 //! Whatever is asked of a server that has ended says so.
 
@@ -11,10 +12,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::base::{ConnId, NameError, Position, RoomName, UserId};
-use crate::hub::{Event, HubCounters, ProgramCall};
+use crate::base::{ConnId, Limits, NameError, Position, RoomName, UserId};
+use crate::hub::{Event, HubCounters, ProgramCall, ProgramReply};
 use crate::net::{Answer, Control, NotTaken};
-use crate::wire::api::answer::{ApiReply, ApiResult};
+use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCall, ApiCode, Publish, Target};
 use crate::wire::frame::{CLOSE_REASON_BYTES_MAX, Payload};
 
@@ -23,6 +24,7 @@ use crate::wire::frame::{CLOSE_REASON_BYTES_MAX, Payload};
 pub struct Handle {
     control: Control,
     payload_bytes_max: usize,
+    body_bytes_max: usize,
 }
 
 /// What a server has counted since it started, and its sizes now.
@@ -52,8 +54,8 @@ pub enum CallError {
 /// The answer to a call, on its way. Dropping it changes nothing about the call.
 #[derive(Debug)]
 pub struct Receipt<T> {
-    answer: Answer<ApiReply>,
-    read: fn(ApiReply) -> Result<T, CallError>,
+    answer: Answer<ProgramReply>,
+    read: fn(ProgramReply) -> Result<T, CallError>,
     _result: PhantomData<T>,
 }
 
@@ -94,10 +96,11 @@ pub struct Receipt<T> {
 pub struct Events(Receiver<Event>);
 
 impl Handle {
-    pub(super) fn new(control: Control, payload_bytes_max: usize) -> Self {
+    pub(super) fn new(control: Control, limits: &Limits) -> Self {
         Self {
             control,
-            payload_bytes_max,
+            payload_bytes_max: limits.message_bytes_max,
+            body_bytes_max: limits.api_body_bytes_max,
         }
     }
 
@@ -164,13 +167,24 @@ impl Handle {
         self.disconnect(Target::User(user), code, reason)
     }
 
-    /// Asks for anything else that a back end could ask for by HTTP, except for a batch.
+    /// Calls a method of the HTTP API, as the body of a request would; the receipt gives the body
+    /// of the answer. Errors of the API itself stand there.
     ///
     /// # Errors
-    /// `Busy`, `Stopped`; the receipt: `Refused`, `Stopped`.
-    pub fn call(&self, call: ApiCall) -> Result<Receipt<ApiResult>, CallError> {
-        self.ask(ProgramCall::Api(call), |reply| {
-            reply.map_err(CallError::Refused)
+    /// `TooLarge`, `Busy`, `Stopped`; the receipt: `Refused` if the body is not JSON, `Stopped`.
+    pub fn call(
+        &self,
+        method: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<Receipt<Vec<u8>>, CallError> {
+        let body = body.into();
+        if body.len() > self.body_bytes_max {
+            return Err(CallError::TooLarge);
+        }
+        let method = method.into();
+        self.ask(ProgramCall::Json { method, body }, |reply| match reply {
+            ProgramReply::Json(Some(answer)) => Ok(answer),
+            _ => Err(CallError::Refused(ApiCode::BadRequest)),
         })
     }
 
@@ -206,10 +220,10 @@ impl Handle {
         };
         let call = ApiCall::Publish { channel, publish };
         self.ask(ProgramCall::Api(call), |reply| match reply {
-            Ok(ApiResult::Published(position)) => Ok(position),
-            Ok(_) => Err(CallError::Refused(ApiCode::Internal)),
-            Err(ApiCode::LimitExceeded) => Err(CallError::TooManyRooms),
-            Err(code) => Err(CallError::Refused(code)),
+            ProgramReply::Typed(Ok(ApiResult::Published(position))) => Ok(position),
+            ProgramReply::Typed(Err(ApiCode::LimitExceeded)) => Err(CallError::TooManyRooms),
+            ProgramReply::Typed(Err(code)) => Err(CallError::Refused(code)),
+            _ => Err(CallError::Refused(ApiCode::Internal)),
         })
     }
 
@@ -235,7 +249,7 @@ impl Handle {
     fn ask<T>(
         &self,
         call: ProgramCall,
-        read: fn(ApiReply) -> Result<T, CallError>,
+        read: fn(ProgramReply) -> Result<T, CallError>,
     ) -> Result<Receipt<T>, CallError> {
         let answer = self.control.call(call).map_err(|error| match error {
             NotTaken::Busy => CallError::Busy,
@@ -296,11 +310,11 @@ impl Events {
     }
 }
 
-fn done(reply: ApiReply) -> Result<(), CallError> {
+fn done(reply: ProgramReply) -> Result<(), CallError> {
     match reply {
-        Ok(_) => Ok(()),
-        Err(ApiCode::UnknownChannel) => Err(CallError::NotConnected),
-        Err(code) => Err(CallError::Refused(code)),
+        ProgramReply::Typed(Err(ApiCode::UnknownChannel)) => Err(CallError::NotConnected),
+        ProgramReply::Typed(Err(code)) => Err(CallError::Refused(code)),
+        _ => Ok(()),
     }
 }
 

@@ -168,7 +168,6 @@ impl Server {
             token_secret,
             api_key,
         };
-        let payload_bytes_max = limits.message_bytes_max;
         let seed = random();
         let mut hub = Hub::new(limits.clone(), gate, workers.max(1), start.instant, seed);
         if wants_events {
@@ -197,7 +196,7 @@ impl Server {
             thread.spawn(move || turning.run().map(Threads::stop))?
         };
         Ok(Self {
-            handle: Handle::new(control, payload_bytes_max),
+            handle: Handle::new(control, &limits),
             addresses,
             admin_address,
             thread,

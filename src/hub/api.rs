@@ -1,5 +1,7 @@
 //! The HTTP side of the API: who may call, the body, the answer.
 
+use std::net::IpAddr;
+
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderName, Request, StatusCode};
 
@@ -8,7 +10,6 @@ use super::requests::{Manner, RETRY_AFTER_SECS, header_text};
 use super::{Hub, mark_dirty};
 use crate::auth;
 use crate::base::{ConnId, Now};
-use crate::wire::api::answer::{answer, batch_answer};
 use crate::wire::body::{BodyPlan, CONTINUE};
 use crate::wire::frame::Frames;
 use crate::wire::http::Response;
@@ -28,7 +29,7 @@ impl<S> Hub<S> {
     ) {
         let refusal = if !self.has_key(request) {
             Some((StatusCode::UNAUTHORIZED, "a valid API key is needed\n"))
-        } else if is_foreign(request) {
+        } else if self.is_foreign(request) {
             // A page must not reach, through its reader's browser, what the reader can reach.
             Some((StatusCode::FORBIDDEN, "this origin is not allowed\n"))
         } else {
@@ -54,26 +55,22 @@ impl<S> Hub<S> {
             .conn
             .start_body(now.instant, (method, plan), rest, manner.end, &self.limits);
         self.arm(id);
-        if self.calls.take_place(self.limits.api_calls_max) {
+        if self
+            .calls
+            .take_place(plan.bytes_max(), self.limits.api_calls_bytes_max)
+        {
             self.give_place(now, id);
         } else {
-            self.calls.wait(id);
+            self.calls.wait(id, plan.bytes_max());
         }
     }
 
     /// Lets in those whose calls wait, for as long as there are places.
     pub(super) fn admit_calls(&mut self, now: Now) {
-        while self.calls.can_admit(self.limits.api_calls_max) {
-            let Some(id) = self.calls.next_waiting() else {
-                return;
-            };
-            // Its connection may have ended meanwhile.
-            let entry = self.table.get_mut(id);
-            if entry.is_some_and(|entry| entry.conn.body_has_place() == Some(false)) {
-                self.calls.take_place(self.limits.api_calls_max);
-                self.give_place(now, id);
-                self.resume(id);
-            }
+        while let Some(id) = self.calls.admit(self.limits.api_calls_bytes_max) {
+            self.give_place(now, id);
+            self.arm(id);
+            self.resume(id);
         }
     }
 
@@ -81,7 +78,7 @@ impl<S> Hub<S> {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let Some((rest, needs_continue)) = entry.conn.give_place() else {
+        let Some((rest, needs_continue)) = entry.conn.give_place(now.instant, &self.limits) else {
             return;
         };
         if needs_continue {
@@ -103,23 +100,28 @@ impl<S> Hub<S> {
         match reader.feed(bytes) {
             Ok((_, false)) => {}
             Ok((used, true)) => {
+                let bytes_max = conn.body().map_or(0, |(_, bytes_max)| bytes_max);
                 if let Some((method, body)) = conn.start_calling(bytes[used..].to_vec()) {
-                    self.begin_call(now, Call::new(Caller::Conn(id), method, body));
+                    let caller = Caller::Conn(id);
+                    self.begin_call(now, Call::new(caller, method, body, bytes_max));
                 }
             }
             Err(status) => {
-                self.calls.give_place_back();
+                if let Some((_, bytes_max)) = conn.body() {
+                    self.calls.give_place_back(bytes_max);
+                }
                 self.refuse_body(now, id, status);
             }
         }
     }
 
-    /// A body did not come, or no place for its call.
-    pub(super) fn time_out_body(&mut self, now: Now, id: ConnId, has_place: bool) {
-        if has_place {
-            self.calls.give_place_back();
+    /// A body did not come, or no place for its call; `place` is how large the one is that it has.
+    pub(super) fn time_out_body(&mut self, now: Now, id: ConnId, place: Option<usize>) {
+        if let Some(bytes_max) = place {
+            self.calls.give_place_back(bytes_max);
             self.answer_timeout(now, id);
         } else {
+            self.calls.forget_waiting(id);
             let text = "too many calls are in progress\n";
             let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, text)
                 .header("Retry-After", RETRY_AFTER_SECS);
@@ -139,16 +141,10 @@ impl<S> Hub<S> {
             is_head_request: false,
             end,
         };
-        let body = match outcome {
-            Outcome::Single(reply) => answer(reply),
-            Outcome::Batch(replies) => batch_answer(replies),
-            Outcome::Undecodable => {
-                let response = Response::plain(
-                    StatusCode::BAD_REQUEST,
-                    "the body is not the JSON of a call\n",
-                );
-                return self.answer(now, id, &response, rest, manner);
-            }
+        let Some(body) = outcome.to_json() else {
+            let text = "the body is not the JSON of a call\n";
+            let response = Response::plain(StatusCode::BAD_REQUEST, text);
+            return self.answer(now, id, &response, rest, manner);
         };
         let response = Response::new(StatusCode::OK, "application/json", &body);
         self.answer(now, id, &response, rest, manner);
@@ -186,17 +182,53 @@ impl<S> Hub<S> {
             .or(apikey)
             .is_some_and(|given| auth::is_key(key, given))
     }
+
+    /// Whether a page that is not of this server makes the request. Only browsers say where a
+    /// request is from, and they always do for a POST.
+    fn is_foreign(&self, request: &Request<()>) -> bool {
+        let Some(origin) = header_text(request, &ORIGIN) else {
+            return false;
+        };
+        let host = header_text(request, &HOST).unwrap_or_default();
+        let own = origin.split_once("://").map(|(_, authority)| authority);
+        let is_same = own.is_some_and(|own| own.eq_ignore_ascii_case(&host));
+        // Anybody's name can be made to resolve to this address. Without a key to prove more, only
+        // a page that was itself loaded from an address, or from this very host, is ours.
+        !is_same || (self.gate.api_key.is_none() && !is_address(&host))
+    }
 }
 
-/// Whether a page of another origin makes the request. Only browsers say where a request is from,
-/// and they always do for a POST.
-fn is_foreign(request: &Request<()>) -> bool {
-    let Some(origin) = header_text(request, &ORIGIN) else {
-        return false;
+/// Whether the authority of a URL is an IP address or `localhost`, with or without a port.
+fn is_address(authority: &str) -> bool {
+    let name = match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
     };
-    let host = header_text(request, &HOST).unwrap_or_default();
-    let own = origin.split_once("://").map(|(_, authority)| authority);
-    own.is_none_or(|own| !own.eq_ignore_ascii_case(&host))
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_anybody_can_own_are_told_from_addresses() {
+        for (authority, expected) in [
+            ("127.0.0.1:7778", true),
+            ("127.0.0.1", true),
+            ("[::1]:7778", true),
+            ("[::1]", true),
+            ("localhost:7778", true),
+            ("LOCALHOST", true),
+            ("evil.example:7778", false),
+            ("127.0.0.1.evil.example", false),
+            ("localhost.evil.example:80", false),
+            ("", false),
+        ] {
+            assert_eq!(is_address(authority), expected, "{authority}");
+        }
+    }
+}

@@ -10,7 +10,7 @@
 
 use crate::base::{ConnId, Glob, Position, RoomName};
 use crate::exchange::{CallKey, CallPart, RoomAsk};
-use crate::wire::api::answer::{ApiReply, ApiResult, Page};
+use crate::wire::api::answer::{ApiReply, ApiResult, Page, answer, batch_answer};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, Publish};
 use crate::wire::frame::Payload;
 
@@ -20,13 +20,19 @@ pub(super) enum Caller {
     /// The peer of a connection.
     Conn(ConnId),
     /// The program around the daemon, which knows the call by this number.
-    Program(u64),
+    Program {
+        number: u64,
+        /// Whether it wants the answer as JSON.
+        in_json: bool,
+    },
 }
 
 /// A call in progress.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) caller: Caller,
+    /// Most bytes that its body can have.
+    pub(super) bytes_max: usize,
     /// Method and body, before they were given out to be decoded.
     undecoded: Option<(Box<str>, Vec<u8>)>,
     /// Why it is no call.
@@ -83,9 +89,21 @@ pub(super) enum Outcome {
     Batch(Vec<(ApiMethod, ApiReply)>),
 }
 
+impl Outcome {
+    /// The body of the answer; `None` if the call was not JSON.
+    pub(super) fn to_json(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Undecodable => None,
+            Self::Single(reply) => Some(answer(reply)),
+            Self::Batch(replies) => Some(batch_answer(replies)),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Command {
-    method: ApiMethod,
+    /// `None` for what is no call of the API.
+    method: Option<ApiMethod>,
     todo: Todo,
     found: Found,
 }
@@ -117,35 +135,41 @@ enum Found {
 
 impl Call {
     /// A call whose body was received.
-    pub(super) fn new(caller: Caller, method: Box<str>, body: Vec<u8>) -> Self {
+    pub(super) fn new(caller: Caller, method: Box<str>, body: Vec<u8>, bytes_max: usize) -> Self {
         Self {
             undecoded: Some((method, body)),
-            ..Self::empty(caller)
+            ..Self::empty(caller, bytes_max)
         }
     }
 
     /// A call that needs no decoding, on `workers` workers.
     pub(super) fn decoded(caller: Caller, call: ApiCall, workers: usize) -> Self {
-        let mut this = Self::empty(caller);
+        let bytes_max = match &call {
+            ApiCall::Publish { publish, .. } => publish.payload.bytes().len(),
+            _ => 0,
+        };
+        let mut this = Self::empty(caller, bytes_max);
         this.begin(call, workers);
         this
     }
 
     /// A message for one connection.
     pub(super) fn send(caller: Caller, to: ConnId, payload: Payload) -> Self {
+        let bytes_max = payload.bytes().len();
         Self {
             commands: vec![Command {
-                method: ApiMethod::PublishAll,
+                method: None,
                 todo: Todo::Encode(payload),
                 found: Found::Sending(Recipients::One(to)),
             }],
-            ..Self::empty(caller)
+            ..Self::empty(caller, bytes_max)
         }
     }
 
-    fn empty(caller: Caller) -> Self {
+    fn empty(caller: Caller, bytes_max: usize) -> Self {
         Self {
             caller,
+            bytes_max,
             undecoded: None,
             error: None,
             is_batch: false,
@@ -273,7 +297,8 @@ impl Call {
                 Found::Channels(page) => Ok(ApiResult::Channels(page)),
                 Found::Sending(_) => Err(ApiCode::Internal),
             };
-            (command.method, reply)
+            // For an error it does not matter which.
+            (command.method.unwrap_or(ApiMethod::Batch), reply)
         });
         if self.is_batch {
             return Outcome::Batch(replies.collect());
@@ -289,7 +314,7 @@ impl Call {
                 Found::Reply(reply) => reply.as_ref().err().copied(),
                 _ => None,
             };
-            (Some(command.method), code)
+            (command.method, code)
         });
         let of_call = self.error.map(|error| match error {
             ApiError::Undecodable => (None, None),
@@ -361,7 +386,7 @@ impl Command {
             ApiCall::Batch { .. } => return Self::refused(ApiCode::MethodNotFound),
         };
         Self {
-            method,
+            method: Some(method),
             todo,
             found,
         }
@@ -369,7 +394,7 @@ impl Command {
 
     fn refused(code: ApiCode) -> Self {
         Self {
-            method: ApiMethod::Batch,
+            method: None,
             todo: Todo::Nothing,
             found: Found::Reply(Err(code)),
         }
@@ -415,7 +440,11 @@ mod tests {
     use crate::base::{Epoch, Offset};
 
     fn call(method: &str, body: &str) -> Call {
-        let mut call = Call::new(Caller::Program(1), method.into(), body.into());
+        let caller = Caller::Program {
+            number: 1,
+            in_json: true,
+        };
+        let mut call = Call::new(caller, method.into(), body.into(), body.len());
         let Some(Step::Decode { method, body }) = call.next_step(3) else {
             panic!("decoding comes first");
         };

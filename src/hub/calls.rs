@@ -1,7 +1,7 @@
 //! Calls of back ends: their places, their steps, their answers.
 //!
-//! A call holds one of [`Limits::api_calls_max`](crate::base::Limits) places from its first byte to
-//! its answer. Its steps become jobs against the workers' credits, like messages; a call that finds
+//! A call holds a place from the head of its request to its answer: a part of
+//! [`Limits::api_calls_bytes_max`](crate::base::Limits) as large as its body may be. Its steps become jobs against the workers' credits, like messages; a call that finds
 //! none stands in line with the connections, a limited number of steps each time, so that neither a
 //! broadcast to a thousand rooms nor a chatty member starves the other.
 
@@ -25,12 +25,12 @@ use crate::wire::raw::WireForm;
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     slots: Slab<Call>,
-    /// Calls in progress and those whose body is on its way in.
-    places_taken: usize,
-    /// Connections whose call waits for a place.
-    waiting: VecDeque<ConnId>,
+    /// The places of calls in progress and of those whose body is on its way in.
+    taken_bytes: usize,
+    /// Connections whose call waits for a place, and how large a one.
+    waiting: VecDeque<(ConnId, usize)>,
     /// Answers for the program around the daemon.
-    answered: VecDeque<(u64, ApiReply)>,
+    answered: VecDeque<(u64, ProgramReply)>,
 }
 
 /// What the program around the daemon can ask for.
@@ -38,6 +38,13 @@ pub(super) struct Calls {
 pub enum ProgramCall {
     /// What a back end could ask for.
     Api(ApiCall),
+    /// The same as a back end would write it, with the answer as JSON.
+    Json {
+        /// The method.
+        method: Box<str>,
+        /// The body.
+        body: Vec<u8>,
+    },
     /// A message to one connection. The answer is [`ApiCode::UnknownChannel`] if it is not open.
     Send {
         /// The connection.
@@ -48,7 +55,13 @@ pub enum ProgramCall {
 }
 
 /// What it gets for it.
-pub type ProgramReply = ApiReply;
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProgramReply {
+    /// The answer.
+    Typed(ApiReply),
+    /// The answer as JSON; `None` if the call was not JSON.
+    Json(Option<Vec<u8>>),
+}
 
 /// What the hub cannot know about its node.
 #[derive(Clone, Debug, Default)]
@@ -73,34 +86,57 @@ pub enum Inquiry {
 }
 
 impl Calls {
-    /// Takes a place, if there is one.
-    pub(super) fn take_place(&mut self, places_max: usize) -> bool {
-        let is_free = self.places_taken < places_max;
-        self.places_taken += usize::from(is_free);
+    /// How large a place a call takes whose body has at most `bytes_max` bytes.
+    pub(super) fn weight(bytes_max: usize) -> usize {
+        bytes_max.max(PLACE_BYTES_MIN)
+    }
+
+    /// Takes a place, if there is one of that size.
+    pub(super) fn take_place(&mut self, bytes_max: usize, taken_bytes_max: usize) -> bool {
+        let weight = Self::weight(bytes_max);
+        let is_free = self.taken_bytes + weight <= taken_bytes_max || self.taken_bytes == 0;
+        self.taken_bytes += if is_free { weight } else { 0 };
         is_free
     }
 
-    pub(super) fn give_place_back(&mut self) {
-        self.places_taken -= 1;
+    pub(super) fn give_place_back(&mut self, bytes_max: usize) {
+        self.taken_bytes -= Self::weight(bytes_max);
     }
 
     /// Puts a connection in the line for a place.
-    pub(super) fn wait(&mut self, id: ConnId) {
-        self.waiting.push_back(id);
+    pub(super) fn wait(&mut self, id: ConnId, bytes_max: usize) {
+        self.waiting.push_back((id, bytes_max));
     }
 
-    /// Whether somebody could have a place that is free.
-    pub(super) fn can_admit(&self, places_max: usize) -> bool {
-        !self.waiting.is_empty() && self.places_taken < places_max
+    /// Takes a connection out of the line.
+    pub(super) fn forget_waiting(&mut self, id: ConnId) {
+        self.waiting.retain(|(waiting, _)| *waiting != id);
     }
 
-    pub(super) fn next_waiting(&mut self) -> Option<ConnId> {
-        self.waiting.pop_front()
+    /// Whether the first in line could have a place.
+    pub(super) fn can_admit(&self, taken_bytes_max: usize) -> bool {
+        self.waiting.front().is_some_and(|(_, bytes_max)| {
+            self.taken_bytes == 0 || self.taken_bytes + Self::weight(*bytes_max) <= taken_bytes_max
+        })
     }
 
-    /// Asserts that no place is lost; `bodies` are on their way in.
-    pub(super) fn check_invariants(&self, bodies: usize) {
-        assert_eq!(self.places_taken, self.slots.len() + bodies);
+    /// Gives the first in line a place, if there is one.
+    pub(super) fn admit(&mut self, taken_bytes_max: usize) -> Option<ConnId> {
+        if !self.can_admit(taken_bytes_max) {
+            return None;
+        }
+        let (id, bytes_max) = self.waiting.pop_front()?;
+        self.taken_bytes += Self::weight(bytes_max);
+        Some(id)
+    }
+
+    /// Asserts that no place is lost; `bodies_bytes` are those of bodies on their way in.
+    pub(super) fn check_invariants(&self, bodies_bytes: usize) {
+        let in_progress = self
+            .slots
+            .iter()
+            .map(|(_, call)| Self::weight(call.bytes_max));
+        assert_eq!(self.taken_bytes, in_progress.sum::<usize>() + bodies_bytes);
     }
 
     fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
@@ -112,22 +148,25 @@ impl<S> Hub<S> {
     /// Whether there is a place for a call of the program.
     #[must_use]
     pub fn may_take_call(&self) -> bool {
-        self.calls.places_taken < self.limits.api_calls_max
+        self.calls.taken_bytes < self.limits.api_calls_bytes_max
     }
 
     /// The program asks for something; [`Hub::poll_answer`] gives the answer under the same number.
     /// Must not be called unless [`Hub::may_take_call`].
     pub fn handle_call(&mut self, now: Now, number: u64, call: ProgramCall) {
-        let taken = self.calls.take_place(self.limits.api_calls_max);
-        debug_assert!(taken, "a call without a place");
-        let caller = Caller::Program(number);
-        self.begin_call(
-            now,
-            match call {
-                ProgramCall::Api(call) => Call::decoded(caller, call, self.jobs.workers_len()),
-                ProgramCall::Send { conn, payload } => Call::send(caller, conn, payload),
-            },
-        );
+        let in_json = matches!(call, ProgramCall::Json { .. });
+        let caller = Caller::Program { number, in_json };
+        let call = match call {
+            ProgramCall::Api(call) => Call::decoded(caller, call, self.jobs.workers_len()),
+            ProgramCall::Send { conn, payload } => Call::send(caller, conn, payload),
+            ProgramCall::Json { method, body } => {
+                let bytes = body.len();
+                Call::new(caller, method, body, bytes)
+            }
+        };
+        // The last may go over the bound: how large it is was not known before it was taken.
+        self.calls.taken_bytes += Calls::weight(call.bytes_max);
+        self.begin_call(now, call);
     }
 
     /// The next answer to the program.
@@ -244,7 +283,7 @@ impl<S> Hub<S> {
 
     fn finish_call(&mut self, now: Now, key: CallKey) {
         let call = self.calls.slots.remove(key as usize);
-        self.calls.give_place_back();
+        self.calls.give_place_back(call.bytes_max);
         for (method, code) in call.outcomes() {
             if let Some(method) = method {
                 *self.counters.api_calls.entry(method.name()).or_default() += 1;
@@ -255,10 +294,13 @@ impl<S> Hub<S> {
         }
         match call.caller {
             Caller::Conn(id) => self.respond(now, id, &call.into_outcome()),
-            Caller::Program(number) => {
+            Caller::Program { number, in_json } => {
                 let reply = match call.into_outcome() {
-                    Outcome::Single(reply) => reply,
-                    Outcome::Batch(_) | Outcome::Undecodable => Err(ApiCode::BadRequest),
+                    outcome if in_json => ProgramReply::Json(outcome.to_json()),
+                    Outcome::Single(reply) => ProgramReply::Typed(reply),
+                    Outcome::Batch(_) | Outcome::Undecodable => {
+                        ProgramReply::Typed(Err(ApiCode::BadRequest))
+                    }
                 };
                 self.calls.answered.push_back((number, reply));
             }
@@ -431,6 +473,9 @@ impl<S> Hub<S> {
         true
     }
 }
+
+/// The least place that a call takes, in bytes.
+const PLACE_BYTES_MIN: usize = 64 << 10;
 
 /// How many jobs a call may hand over before the next in line has its turn.
 const STEPS_PER_TURN_IN_LINE: usize = 64;

@@ -48,7 +48,7 @@ impl<S> Hub<S> {
                 1
             }
             Effect::JoinRefused { conn } => {
-                self.refuse_joining(now, conn, CloseReason::ChannelLimit);
+                self.refuse_joining_plainly(now, conn, CloseReason::ChannelLimit);
                 1
             }
             Effect::Replayed {

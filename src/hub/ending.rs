@@ -34,11 +34,11 @@ impl<S> Hub<S> {
         }
         let (Some(_), Some(open)) = (reason.code(), conn.open()) else {
             if conn.is_joining() {
-                self.refuse_joining(now, id, reason);
-            } else if conn.is_in_head() || conn.body_has_place().is_some() {
+                self.refuse_joining(now, id, reason, (code, text));
+            } else if conn.is_in_head() || conn.body().is_some() {
                 self.end(id, reason);
             }
-            // A response on its way goes out first; its deadline bounds it.
+            // What is answered goes out first.
             return;
         };
         let is_json = match &open.purpose {
@@ -81,7 +81,7 @@ impl<S> Hub<S> {
                     // Who leaves a room does not wait for what it had to say.
                     conn.queue.drop_backlog();
                 }
-                conn.queue.push_close(echo.into());
+                conn.push_close_frame(echo.into());
                 let deadline = now.instant + self.limits.close_linger;
                 self.start_closing(id, CloseReason::Normal, deadline, true);
             }
@@ -96,8 +96,10 @@ impl<S> Hub<S> {
         if entry.conn.closed_reason().is_some() {
             return;
         }
-        if entry.conn.body_has_place() == Some(true) {
-            self.calls.give_place_back();
+        match entry.conn.body() {
+            Some((true, bytes_max)) => self.calls.give_place_back(bytes_max),
+            Some((false, _)) => self.calls.forget_waiting(id),
+            None => {}
         }
         self.leave_rooms(id);
         if let Some(entry) = self.table.get_mut(id)
@@ -127,9 +129,9 @@ impl<S> Hub<S> {
                     HeadTimeout::Done => self.end(id, CloseReason::Answered),
                 }
             } else if conn.is_joining() {
-                self.refuse_joining(now, id, CloseReason::HandshakeTimeout);
-            } else if let Some(has_place) = conn.body_has_place() {
-                self.time_out_body(now, id, has_place);
+                self.refuse_joining_plainly(now, id, CloseReason::HandshakeTimeout);
+            } else if let Some((has_place, bytes_max)) = conn.body() {
+                self.time_out_body(now, id, has_place.then_some(bytes_max));
             } else {
                 // An answer or a close frame that found no way out, or a peer that did not end.
                 self.end(id, CloseReason::WriteTimeout);

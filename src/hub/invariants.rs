@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::Hub;
+use super::calls::Calls;
 use crate::base::DuplicateLogin;
 use crate::conn::Purpose;
 
@@ -64,11 +65,11 @@ impl<S> Hub<S> {
         }
         let open_len = self.table.iter().filter(|conn| conn.open().is_some());
         assert_eq!(open_len.count(), self.open_len);
-        let bodies = self
-            .table
-            .iter()
-            .filter(|conn| conn.body_has_place() == Some(true));
-        self.calls.check_invariants(bodies.count());
+        let bodies = self.table.iter().filter_map(|conn| match conn.body() {
+            Some((true, bytes_max)) => Some(Calls::weight(bytes_max)),
+            _ => None,
+        });
+        self.calls.check_invariants(bodies.sum());
         let timers = self
             .table
             .iter()

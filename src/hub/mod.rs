@@ -14,8 +14,9 @@
 //! - Members are connections that are joining or open.
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
-//! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what it missed, `dispatch` turns messages into jobs and takes effects, `fanout`
-//! fills send queues, `ending` is the way out.
+//! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what
+//! it missed, `dispatch` turns messages into jobs and takes effects, `fanout` fills send queues,
+//! `ending` is the way out.
 
 mod admission;
 mod api;
@@ -223,7 +224,7 @@ impl<S> Hub<S> {
             if is_first || bytes.contains(&b'\n') || buffer.len() >= self.limits.head_bytes_max {
                 self.read_head(now, id);
             }
-        } else if conn.body_has_place().is_some() {
+        } else if conn.body().is_some() {
             self.read_body(now, id, bytes);
         } else if let Some(open) = conn.open_mut() {
             open.heartbeat.seen(now.instant);
@@ -418,7 +419,7 @@ impl<S> Hub<S> {
             || !self.resumed.is_empty()
             || !self.closed.is_empty()
             || !self.inquiries.is_empty()
-            || self.calls.can_admit(self.limits.api_calls_max)
+            || self.calls.can_admit(self.limits.api_calls_bytes_max)
             || self.jobs.has_ready()
     }
 

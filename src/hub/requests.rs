@@ -434,24 +434,41 @@ impl<S> Hub<S> {
         if let Some(entry) = self.table.get_mut(id) {
             entry.conn.queue.push_preamble(switching);
         }
-        self.close_preamble(now, id, refusal.reason);
+        let code = refusal.reason.code().unwrap_or_default();
+        self.close_preamble(now, id, refusal.reason, (code, refusal.reason.text()));
     }
 
     /// Sends the 101 that is queued, and a close frame behind it.
-    fn close_preamble(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+    fn close_preamble(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        reason: CloseReason,
+        (code, text): (u16, &str),
+    ) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        if let Some(code) = reason.code() {
-            entry.conn.push_close(code, reason.text());
-        }
+        entry.conn.push_close(code, text);
         let deadline = now.instant + self.limits.close_linger;
         self.start_closing(id, reason, deadline, false);
     }
 
+    /// Refuses a connection whose rooms were not all joined, in the words of the reason.
+    pub(super) fn refuse_joining_plainly(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+        let code = reason.code().unwrap_or_default();
+        self.refuse_joining(now, id, reason, (code, reason.text()));
+    }
+
     /// Refuses a connection whose rooms were not all joined: the 101 is taken back, or followed by
     /// a close frame where nobody could see a status.
-    pub(super) fn refuse_joining(&mut self, now: Now, id: ConnId, reason: CloseReason) {
+    pub(super) fn refuse_joining(
+        &mut self,
+        now: Now,
+        id: ConnId,
+        reason: CloseReason,
+        words: (u16, &str),
+    ) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -460,13 +477,17 @@ impl<S> Hub<S> {
         }
         if entry.conn.is_browser() && reason.code().is_some() {
             entry.conn.queue.drop_backlog();
-            self.close_preamble(now, id, reason);
+            self.close_preamble(now, id, reason, words);
             return;
         }
         entry.conn.queue.clear();
         self.leave_rooms(id);
-        let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")
-            .header("Retry-After", RETRY_AFTER_SECS);
+        let response = if reason == CloseReason::ForceDisconnect {
+            Response::plain(StatusCode::FORBIDDEN, "disconnected by the back end\n")
+        } else {
+            Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")
+                .header("Retry-After", RETRY_AFTER_SECS)
+        };
         let manner = Manner {
             is_head_request: false,
             end: Some(reason),

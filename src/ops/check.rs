@@ -156,18 +156,21 @@ fn api_bounds(config: &Config) -> [Bound; 2] {
     }
     let limits = &config.limits;
     let wide = |number: usize| number as u128;
-    let (calls, body) = (wide(limits.api_calls_max), wide(limits.api_body_bytes_max));
+    let (calls, body) = (
+        wide(limits.api_calls_bytes_max),
+        wide(limits.api_body_bytes_max),
+    );
     let keys = wide(limits.idempotency_keys_max);
     let [key, room, bookkeeping] = IDEMPOTENCY_KEY_BYTES;
     [
         Bound {
             of: BODIES,
-            bytes: calls.saturating_mul(body),
+            bytes: calls,
             // What a call is decoded into is not in the sum: it takes a caller who means harm, and
             // callers are trusted.
             terms: format!(
-                "{calls} calls in progress x {}, of {} connections; a body made to be large is up \
-                 to 16 times that once decoded",
+                "calls in progress, {} each at most, of {} connections; a body made to be large is \
+                 up to 16 times that once decoded",
                 Bytes(body),
                 limits.admin_connections_max
             ),

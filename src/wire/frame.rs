@@ -49,9 +49,10 @@ impl Payload {
         }
     }
 
-    /// A text message that is a JSON value, written compactly.
+    /// A text message that is a JSON value, written compactly; the caller has seen to that. From
+    /// outside, [`serde_json::Value`] converts.
     #[must_use]
-    pub fn json(text: tungstenite::Utf8Bytes) -> Self {
+    pub(crate) fn json(text: tungstenite::Utf8Bytes) -> Self {
         Self {
             kind: PayloadKind::Json,
             bytes: text.into(),
@@ -80,6 +81,16 @@ impl From<&str> for Payload {
 impl From<String> for Payload {
     fn from(text: String) -> Self {
         Self::text(text.into())
+    }
+}
+
+impl From<serde_json::Value> for Payload {
+    /// A string becomes its text, as in the HTTP API, and anything else JSON.
+    fn from(value: serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::String(text) => Self::text(text.into()),
+            value => Self::json(value.to_string().into()),
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use roomcast::base::{Glob, Prng, RoomName, UserId};
 use roomcast::exchange::RoomAsk;
-use roomcast::wire::api::answer::{ApiReply, ApiResult};
-use roomcast::wire::api::{ApiCall, ApiCode, Publish, Target};
+use roomcast::hub::{ProgramCall, ProgramReply};
+use roomcast::wire::api::answer::ApiResult;
+use roomcast::wire::api::{ApiCall, ApiCode, ConnectionsOf, Publish, Target};
 use roomcast::wire::frame::Payload;
 
 /// How long the contract remembers an idempotency key.
@@ -16,7 +17,9 @@ const KEY_KEPT: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub(super) struct Backend {
     calls: u64,
-    unanswered: BTreeMap<u64, ApiCall>,
+    unanswered: BTreeMap<u64, ProgramCall>,
+    /// How many publications of a room were numbered before an epoch of it began.
+    epochs: BTreeMap<(String, String), u64>,
     /// When each key was first worked on.
     keys: BTreeMap<(String, String), Duration>,
     last_keyed: Option<ApiCall>,
@@ -24,7 +27,7 @@ pub(super) struct Backend {
 
 impl Backend {
     /// The next call and its number.
-    pub(super) fn call(&mut self, prng: &mut Prng) -> (u64, ApiCall) {
+    pub(super) fn call(&mut self, prng: &mut Prng) -> (u64, ProgramCall) {
         let number = self.calls;
         self.calls += 1;
         let room = |prng: &mut Prng| {
@@ -41,7 +44,12 @@ impl Backend {
             skip_history: false,
         };
         let channel = room(prng);
-        let call = match prng.below(12) {
+        if prng.below(8) == 0 {
+            let call = self.batch(number, &channel, prng.below(2) == 0);
+            self.unanswered.insert(number, call.clone());
+            return (number, call);
+        }
+        let call = match prng.below(13) {
             0 => ApiCall::Disconnect {
                 target: Target::User(UserId::new("u1").expect("a good id")),
                 whitelist: Vec::new(),
@@ -57,6 +65,10 @@ impl Backend {
                 limit: 5,
                 since: None,
                 reverse: prng.below(2) == 0,
+            },
+            12 => ApiCall::Connections {
+                of: ConnectionsOf::Channel(channel),
+                limit: 3,
             },
             4 | 5 => ApiCall::Broadcast {
                 // The second payload would not be unique in its room.
@@ -77,8 +89,26 @@ impl Backend {
             }
             _ => ApiCall::Publish { channel, publish },
         };
+        let call = ProgramCall::Api(call);
         self.unanswered.insert(number, call.clone());
         (number, call)
+    }
+
+    /// Two publications and a question, as a back end would write them.
+    fn batch(&self, number: u64, channel: &RoomName, parallel: bool) -> ProgramCall {
+        let publish = |part: char| {
+            let data = format!("api/{number}{part}");
+            serde_json::json!({"publish": {"channel": channel.as_str(), "data": data}})
+        };
+        let stats = serde_json::json!({"presence_stats": {"channel": channel.as_str()}});
+        let body = serde_json::json!({
+            "commands": [publish('a'), stats, publish('b')],
+            "parallel": parallel,
+        });
+        ProgramCall::Json {
+            method: "batch".into(),
+            body: body.to_string().into(),
+        }
     }
 
     /// A worker is about to do what was asked. Returns what it will number, if anything.
@@ -101,13 +131,37 @@ impl Backend {
         Some(publish.payload.bytes().to_vec())
     }
 
-    /// An answer has come: it is the only one, and of the right kind.
-    pub(super) fn is_answered(&mut self, number: u64, reply: &ApiReply, keeps_history: bool) {
+    /// An answer has come: it is the only one, and of the right kind. `place` finds a payload in
+    /// the log of a room.
+    pub(super) fn is_answered(
+        &mut self,
+        number: u64,
+        reply: &ProgramReply,
+        keeps_history: bool,
+        place: impl Fn(&RoomName, &[u8]) -> Option<u64>,
+    ) {
         let call = self.unanswered.remove(&number);
         let call = call.unwrap_or_else(|| panic!("call {number} was answered twice"));
+        let (call, reply) = match (call, reply) {
+            (ProgramCall::Api(call), ProgramReply::Typed(reply)) => (call, reply),
+            (ProgramCall::Json { .. }, ProgramReply::Json(Some(answer))) => {
+                let answer: serde_json::Value = serde_json::from_slice(answer).expect("JSON");
+                let replies = answer["replies"].as_array().expect("replies");
+                assert_eq!(replies.len(), 3);
+                let offsets = [0, 2].map(|at| replies[at]["publish"]["offset"].as_u64());
+                assert!(offsets[0] > Some(0) && offsets[1] > Some(0), "{answer}");
+                assert!(replies[1]["presence_stats"]["num_clients"].is_u64());
+                return;
+            }
+            (call, reply) => panic!("{call:?} was answered with {reply:?}"),
+        };
         match (&call, reply) {
-            (ApiCall::Publish { .. }, Ok(ApiResult::Published(position))) => {
-                assert!(position.offset.0 > 0);
+            (ApiCall::Publish { channel, publish }, Ok(ApiResult::Published(position))) => {
+                // Its place in the epoch is its place in the log, from where the epoch began.
+                let at = place(channel, publish.payload.bytes()).expect("numbered before");
+                let began = (at + 1).checked_sub(position.offset.0).expect("an offset");
+                let epoch = (channel.to_string(), position.epoch.as_str().to_owned());
+                assert_eq!(*self.epochs.entry(epoch).or_insert(began), began);
             }
             (ApiCall::Broadcast { .. }, Ok(ApiResult::Broadcast(responses))) => {
                 assert!(responses[0].is_ok());
@@ -116,6 +170,9 @@ impl Backend {
             (ApiCall::Disconnect { .. }, Ok(ApiResult::Done))
             | (ApiCall::Channels { .. }, Ok(ApiResult::Channels(_)))
             | (ApiCall::PresenceStats { .. }, Ok(ApiResult::PresenceStats { .. })) => {}
+            (ApiCall::Connections { .. }, Ok(ApiResult::Connections(rows))) => {
+                assert!(rows.len() <= 3);
+            }
             (ApiCall::History { .. }, Ok(ApiResult::History { publications, .. })) => {
                 assert!(keeps_history && publications.len() <= 5);
             }

@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use roomcast::base::{
-    CloseReason, ConnId, Delivery, DuplicateLogin, Glob, Limits, Now, Prng, RoomBudget,
+    CloseReason, ConnId, Delivery, DuplicateLogin, Glob, Limits, Now, Prng, RoomBudget, RoomName,
 };
 use roomcast::exchange::{Effect, Job};
-use roomcast::hub::{Gate, Hub, ProgramCall, Reading, SocketAction, Written};
+use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
 
 use super::backend::Backend;
@@ -61,7 +61,7 @@ impl World {
             outbound_bytes_max: one_of(&mut prng, &[6000, 20_000]),
             lossy_rooms: vec![Glob::new("lossy*")],
             jobs_max: one_of(&mut prng, &[1, 4, 100]),
-            api_calls_max: one_of(&mut prng, &[1, 4, 64]),
+            api_calls_bytes_max: one_of(&mut prng, &[64, 256, 4096]) << 10,
             batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
             heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
             ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
@@ -169,7 +169,14 @@ impl World {
         self.reap();
         while let Some((number, reply)) = self.hub.poll_answer() {
             let keeps_history = self.limits.history_publications_max > 0;
-            self.backend.is_answered(number, &reply, keeps_history);
+            let log = &self.log;
+            let place = |room: &RoomName, payload: &[u8]| {
+                let entries = log.get(room.as_str())?;
+                let at = entries.iter().position(|entry| entry.payload == payload)?;
+                Some(at as u64)
+            };
+            self.backend
+                .is_answered(number, &reply, keeps_history, place);
         }
         self.hub.check_invariants();
         for shard in &self.shards {
@@ -296,7 +303,7 @@ impl World {
         if self.hub.may_take_call() {
             let (number, call) = self.backend.call(&mut self.prng);
             let now = self.now();
-            self.hub.handle_call(now, number, ProgramCall::Api(call));
+            self.hub.handle_call(now, number, call);
             self.hand_over();
         }
     }
