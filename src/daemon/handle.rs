@@ -8,9 +8,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use crate::base::{ConnId, Limits, NameError, Position, RoomName, UserId};
 use crate::hub::{Event, HubCounters, ProgramCall, ProgramReply};
@@ -93,7 +95,11 @@ pub struct Receipt<T> {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Events(Receiver<Event>);
+pub struct Events {
+    events: Receiver<Event>,
+    /// Events for which there was no room when the server ended, and nobody was told.
+    missed_last: Arc<AtomicU64>,
+}
 
 impl Handle {
     pub(super) fn new(control: Control, limits: &Limits) -> Self {
@@ -283,20 +289,27 @@ impl<T> Receipt<T> {
 }
 
 impl Events {
-    pub(super) fn new(events: Receiver<Event>) -> Self {
-        Self(events)
+    pub(super) fn new(events: Receiver<Event>, missed_last: Arc<AtomicU64>) -> Self {
+        Self {
+            events,
+            missed_last,
+        }
     }
 
     /// Waits for the next event; `None` once the server has ended and all events were taken.
     #[must_use]
     pub fn recv(&self) -> Option<Event> {
-        self.0.recv().ok()
+        self.events.recv().ok().or_else(|| self.missed_last())
     }
 
     /// The next event, if there is one now.
     #[must_use]
     pub fn try_recv(&self) -> Option<Event> {
-        self.0.try_recv().ok()
+        match self.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => self.missed_last(),
+        }
     }
 
     /// Waits for the next event, at most for `timeout`.
@@ -304,9 +317,17 @@ impl Events {
     /// # Errors
     /// When there was none. `true` if there will never be one again.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, bool> {
-        self.0
-            .recv_timeout(timeout)
-            .map_err(|error| error == RecvTimeoutError::Disconnected)
+        self.events.recv_timeout(timeout).or_else(|error| {
+            let is_over = error == RecvTimeoutError::Disconnected;
+            let last = if is_over { self.missed_last() } else { None };
+            last.ok_or(is_over)
+        })
+    }
+
+    /// What could not be told before the end.
+    fn missed_last(&self) -> Option<Event> {
+        let count = self.missed_last.swap(0, Ordering::AcqRel);
+        (count > 0).then_some(Event::Missed { count })
     }
 }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
@@ -25,7 +25,7 @@ pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
 use crate::base::RoomBudget;
 use crate::clock;
 use crate::hub::{Gate, Hub, NodeFigures};
-use crate::net::{Crew, EventLoop, Listener, LoopError, Reports, control};
+use crate::net::{Crew, EventLoop, EventSender, Listener, LoopError, Reports, control};
 use crate::ops::config::Config;
 use crate::ops::process::{CpuMeter, ProcessFigures, host_name};
 use crate::ops::{file_limit, signal};
@@ -91,9 +91,11 @@ impl Server {
         config: Config,
         capacity: NonZeroUsize,
     ) -> Result<(Self, Events), Box<dyn Error + Send + Sync>> {
-        let (sender, receiver) = bounded(capacity.get());
-        let server = Self::build(config, Some(sender))?;
-        Ok((server, Events::new(receiver)))
+        let (queue, receiver) = bounded(capacity.get());
+        let missed_last = Arc::new(AtomicU64::new(0));
+        let events = Events::new(receiver, Arc::clone(&missed_last));
+        let server = Self::build(config, Some(EventSender { queue, missed_last }))?;
+        Ok((server, events))
     }
 
     /// A handle, for any thread.
@@ -128,7 +130,7 @@ impl Server {
 
     fn build(
         config: Config,
-        events: Option<crossbeam_channel::Sender<crate::hub::Event>>,
+        events: Option<EventSender>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let Config {
             listen,

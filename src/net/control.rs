@@ -5,6 +5,8 @@
 //! finds its queue full is counted, and the count takes its place there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use slab::Slab;
@@ -66,13 +68,22 @@ pub(crate) struct Orders {
     calls: Receiver<Request>,
     /// Calls in progress.
     replies: Slab<Sender<ProgramReply>>,
-    events: Option<Sender<Event>>,
+    events: Option<EventSender>,
     /// Events for which there was no room.
     missed: u64,
 }
 
+/// The way to whoever takes events.
+#[derive(Debug)]
+pub(crate) struct EventSender {
+    /// The queue.
+    pub(crate) queue: Sender<Event>,
+    /// Set when the loop ends: events for which there was no room until then.
+    pub(crate) missed_last: Arc<AtomicU64>,
+}
+
 /// A control over a loop that polls where `waker` wakes; the loop puts what happens into `events`.
-pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<Sender<Event>>) -> (Control, Orders) {
+pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (Control, Orders) {
     let (orders, orders_end) = bounded(ORDERS_MAX);
     let (calls, calls_end) = bounded(CALLS_MAX);
     let (alive, ended) = bounded(0);
@@ -194,20 +205,37 @@ impl Orders {
             return;
         };
         let count = self.missed;
-        if count > 0 && events.try_send(Event::Missed { count }).is_ok() {
+        if count > 0 && events.queue.try_send(Event::Missed { count }).is_ok() {
             self.missed = 0;
         }
         while let Some(event) = hub.poll_event() {
             // Once one was missed, the count comes before any other.
-            if self.missed > 0 || events.try_send(event).is_err() {
+            if self.missed > 0 || events.queue.try_send(event).is_err() {
                 self.missed += 1;
             }
+        }
+    }
+
+    /// When to look again whether there is room to tell what was missed.
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        (self.missed > 0).then(|| now + MISSED_RETRY)
+    }
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        if let Some(events) = &self.events {
+            // Seen by whoever sees that the queue is disconnected, which it is after this.
+            events.missed_last.store(self.missed, Ordering::Release);
         }
     }
 }
 
 /// Orders that wait for the loop; whoever gives one more waits.
 const ORDERS_MAX: usize = 16;
+
+/// How often to try to tell what was missed, while nothing else happens.
+const MISSED_RETRY: Duration = Duration::from_millis(50);
 
 /// Calls that wait for a place.
 const CALLS_MAX: usize = 1024;

@@ -160,6 +160,8 @@ impl<C: Crew> EventLoop<C> {
                 return Err(LoopError::Worker);
             }
             if self.is_done(now) {
+                // Those whose end was not waited for were reaped just now.
+                self.orders.tell_events(&mut self.hub);
                 return Ok(self.crew);
             }
         }
@@ -431,6 +433,7 @@ impl<C: Crew> EventLoop<C> {
             self.crew.poll_timeout(),
             paused,
             self.ending,
+            self.orders.poll_timeout(now),
         ]
         .into_iter()
         .flatten()

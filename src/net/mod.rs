@@ -10,7 +10,7 @@ mod event_loop;
 mod listener;
 mod socket;
 
-pub(crate) use control::{Answer, Control, NotTaken, control};
+pub(crate) use control::{Answer, Control, EventSender, NotTaken, control};
 pub(crate) use crew::Crew;
 pub(crate) use event_loop::{EventLoop, LoopCounters, LoopError, Reports};
 pub(crate) use listener::Listener;

@@ -87,9 +87,11 @@ impl RoomShard {
                 .epoch
                 .as_deref()
                 .is_some_and(|epoch| epoch != room.epoch.as_str());
-            // Backwards, what has been forgotten is only the end.
-            let is_forgotten = !reverse && since.offset.next() < room.history.first();
-            if is_other || is_forgotten || since.offset > room.last {
+            let is_future = since.offset > room.last;
+            // Backwards, what has been forgotten is only the end. The largest offset has no next
+            // one, but it is always in the future.
+            let is_forgotten = !reverse && !is_future && since.offset.next() < room.history.first();
+            if is_other || is_future || is_forgotten {
                 return Err(ApiCode::UnrecoverablePosition);
             }
         }

@@ -8,6 +8,11 @@
 //! `{"do":"ping","b64":…}` and `{"do":"close","code":…,"reason":…}`, and tell the events `open`,
 //! `refused` (with `status`), `text`, `binary`, `ping` (the npm client only), `pong` and `close`
 //! (with `code` and `reason` as that client saw them). The browser's orders are in `browser.mjs`.
+//!
+//! The back end knows `{"do":"cent","call":…,"params":{…}}` and the same with `cent_async`, which
+//! come to `result`, `error` (with `code`, as the server gave it) or `failed` (the library could
+//! not read the answer); and `{"do":"requests","call":…}` with a `body` or with `parts` of one,
+//! which comes to `answer` with `status` and `text`.
 
 #![allow(dead_code, reason = "each test binary drives its own programs")]
 
@@ -39,6 +44,13 @@ impl Driven {
         let mut command = Command::new(tool("python/bin/python"));
         command.arg(script("websockets_client.py")).arg(url);
         Self::spawn("Python websockets", command)
+    }
+
+    /// The PyPI packages `cent`, which is Centrifugo's for back ends, and `requests`.
+    pub(crate) fn backend(url: &str, key: &str) -> Self {
+        let mut command = Command::new(tool("python/bin/python"));
+        command.arg(script("backend_client.py")).args([url, key]);
+        Self::spawn("Python cent", command)
     }
 
     /// The npm package `ws`.

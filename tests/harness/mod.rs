@@ -8,6 +8,7 @@
 //!   memory and open files.
 //! - [`Wire`] is a TCP connection whose reads have a deadline: for HTTP and for garbage.
 //! - [`Client`] is a WebSocket on top of a `Wire`; [`Dial`] says how to open one.
+//! - [`Api`] is a back end that makes calls; [`post_request`] is one call as bytes.
 //! - [`Trial`] is the book-keeping around one connection that must end for a known reason.
 //! - [`Witness`] is a healthy publisher and member: `assert_served` proves that a daemon still works.
 //!
@@ -19,17 +20,21 @@
     reason = "every test binary uses its own part of the harness"
 )]
 
+mod api;
 mod client;
 mod daemon;
 mod frame;
+mod secret;
 mod trial;
 mod wait;
 mod wire;
 mod witness;
 
+pub(crate) use api::{Api, error_of, post_request};
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use frame::{Frame, opcode};
+pub(crate) use secret::{SecretFile, signed_token};
 pub(crate) use trial::Trial;
 pub(crate) use wait::{DEADLINE, linger, wait_for, wait_until};
 pub(crate) use wire::{Response, Wire, http};

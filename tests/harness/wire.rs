@@ -145,6 +145,23 @@ impl Wire {
 
     /// Reads one HTTP answer; what follows it stays in the buffer.
     pub(crate) fn response(&mut self) -> Response {
+        self.response_to(false)
+    }
+
+    /// The same of an answer to a HEAD request, which has no body whatever its length says.
+    pub(crate) fn response_to_head(&mut self) -> Response {
+        self.response_to(true)
+    }
+
+    /// The answer, or `None` if the stream ends or has ended without a byte of it.
+    pub(crate) fn try_response(&mut self) -> Option<Response> {
+        if self.buffer.is_empty() && !self.fill(Instant::now() + DEADLINE).ok()? {
+            return None;
+        }
+        Some(self.response())
+    }
+
+    fn response_to(&mut self, is_head_request: bool) -> Response {
         let deadline = Instant::now() + DEADLINE;
         let head_end = loop {
             let end = self.buffer.windows(4).position(|four| four == b"\r\n\r\n");
@@ -163,7 +180,10 @@ impl Wire {
             let length = length.parse::<usize>();
             length.unwrap_or_else(|error| panic!("content-length: {error} in {head}"))
         });
-        let bodyless = response.status < 200 || response.status == 204 || response.status == 304;
+        let bodyless = is_head_request
+            || response.status < 200
+            || response.status == 204
+            || response.status == 304;
         let length = if bodyless { Some(0) } else { length };
         while length.is_none_or(|length| self.buffer.len() < length) {
             match self.fill(deadline) {

@@ -67,7 +67,11 @@ impl Page {
         match (publication.kind, std::str::from_utf8(payload)) {
             (PayloadKind::Json, Ok(text)) => put_json(object.key("data"), text),
             (PayloadKind::Text, Ok(text)) => object.member("data", text),
-            _ => object.member("b64data", &BASE64.encode(payload)),
+            _ => {
+                // Readers of Centrifugo's answers expect `data` in every publication.
+                put_json(object.key("data"), "null");
+                object.member("b64data", &BASE64.encode(payload));
+            }
         }
         object.member("offset", &publication.offset.0);
         object.member("time", &publication.unix_ms);
@@ -496,7 +500,7 @@ mod tests {
                 publications,
                 top: Some(at(3)),
             }),
-            r#"{"result":{"publications":[{"data":"h\"i","offset":1,"time":1763683200123,"info":{"user":"al","client":""}},{"data":{"b":1e999},"offset":2,"time":1763683200123},{"b64data":"AP8=","offset":3,"time":1763683200123}],"offset":3,"epoch":"7"}}"#,
+            r#"{"result":{"publications":[{"data":"h\"i","offset":1,"time":1763683200123,"info":{"user":"al","client":""}},{"data":{"b":1e999},"offset":2,"time":1763683200123},{"data":null,"b64data":"AP8=","offset":3,"time":1763683200123}],"offset":3,"epoch":"7"}}"#,
         );
         let mut channels = Page::default();
         channels.push_channel(&room("z\\"), 3);

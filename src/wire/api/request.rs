@@ -69,7 +69,7 @@ fn single(method: ApiMethod, raw: &RawValue, payload_bytes_max: usize) -> Result
             let members: UnsubscribeMembers = json::object(raw)?;
             Ok(ApiCall::Unsubscribe {
                 channel: required(members.channel)?,
-                target: target(members.user, members.client)?,
+                target: target(members.user, members.client, members.session)?,
             })
         }
         ApiMethod::Presence => channel_of(raw).map(|channel| ApiCall::Presence { channel }),
@@ -141,7 +141,7 @@ fn disconnect(members: DisconnectMembers<'_>) -> Result<ApiCall, ApiCode> {
         _ => FORCE_DISCONNECT.1.into(),
     };
     Ok(ApiCall::Disconnect {
-        target: target(members.user, members.client)?,
+        target: target(members.user, members.client, members.session)?,
         whitelist,
         code,
         reason,
@@ -216,19 +216,19 @@ fn command(raw: &RawValue, payload_bytes_max: usize) -> Result<ApiCall, ApiCode>
     }
 }
 
-/// Takes what is to be published from one of the two members that can hold it. The other one may
-/// be there too if it says nothing, as libraries send it that write every member they know:
-/// `"data": null` beside `b64data`, an empty `b64data` beside `data`.
+/// Takes what is to be published from one of the two members that can hold it. Where both are, as
+/// libraries write them that know `data` as required, `b64data` counts unless it is empty: that is
+/// how Centrifugo reads them.
 fn payload(
     data: Option<&RawValue>,
     b64data: Option<Box<str>>,
     payload_bytes_max: usize,
 ) -> Result<Payload, ApiCode> {
     let payload = match (data, b64data.as_deref()) {
+        (Some(data), Some("")) if data.get() == "null" => from_base64("")?,
         (Some(data), None | Some("")) => from_json(data)?,
-        (None, Some(b64data)) => from_base64(b64data)?,
-        (Some(data), Some(b64data)) if data.get() == "null" => from_base64(b64data)?,
-        (Some(_), Some(_)) | (None, None) => return Err(ApiCode::BadRequest),
+        (_, Some(b64data)) => from_base64(b64data)?,
+        (None, None) => return Err(ApiCode::BadRequest),
     };
     if payload.bytes().len() > payload_bytes_max {
         return Err(ApiCode::LimitExceeded);
@@ -250,7 +250,15 @@ fn from_base64(b64data: &str) -> Result<Payload, ApiCode> {
     Ok(Payload::binary(bytes.into()))
 }
 
-fn target(user: Option<Box<str>>, client: Option<Box<str>>) -> Result<Target, ApiCode> {
+fn target(
+    user: Option<Box<str>>,
+    client: Option<Box<str>>,
+    session: Option<Box<str>>,
+) -> Result<Target, ApiCode> {
+    // There are no sessions here. Who names one means that connection and none of the user's others.
+    if session.is_some_and(|session| !session.is_empty()) {
+        return Err(ApiCode::BadRequest);
+    }
     let user = match user.filter(|user| !user.is_empty()) {
         Some(user) => Some(UserId::new(&user).or(Err(ApiCode::BadRequest))?),
         None => None,
@@ -315,6 +323,7 @@ struct PublishAllMembers<'a> {
 struct DisconnectMembers<'a> {
     user: Option<Box<str>>,
     client: Option<Box<str>>,
+    session: Option<Box<str>>,
     whitelist: Option<AtMost<Box<str>, WHITELIST_MAX>>,
     #[serde(borrow)]
     disconnect: Option<&'a RawValue>,
@@ -331,6 +340,7 @@ struct UnsubscribeMembers {
     channel: Option<Name>,
     user: Option<Box<str>>,
     client: Option<Box<str>>,
+    session: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -436,6 +446,7 @@ mod tests {
             (r#""b64data":"AP8=""#, &[0, 255][..]),
             (r#""b64data":"""#, &[]),
             (r#""b64data":"AP8=","data":null"#, &[0, 255]),
+            (r#""data":1,"b64data":"AP8=""#, &[0, 255]),
         ] {
             let expected = Payload::binary(bytes.to_vec().into());
             assert_eq!(published(members), Ok(expected), "{members}");
@@ -443,7 +454,7 @@ mod tests {
         for members in [
             r#""skip_history":true"#,
             r#""b64data":null"#,
-            r#""data":1,"b64data":"AP8=""#,
+            r#""data":1,"b64data":"AP8""#,
             r#""b64data":"AP8""#,
             r#""b64data":"A P8=""#,
             r#""b64data":"_-8=""#,
