@@ -141,6 +141,14 @@ pub enum RoomAsk {
     HistoryRemove,
 }
 
+impl RoomAsk {
+    /// Whether the answer can be long.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        matches!(self, Self::Presence | Self::History { .. })
+    }
+}
+
 /// Worker to loop.
 #[derive(Debug)]
 pub enum Effect {

@@ -395,17 +395,6 @@ fn requests_sends_bodies_whole_and_in_chunks() {
     assert_eq!(daemon.metric("roomcast_accepted_total"), accepted + 1.0);
 }
 
-#[test]
-fn a_connection_that_was_idle_for_too_long_is_opened_anew() {
-    let daemon = Daemon::start(&["--handshake-timeout", "100ms"]);
-    let mut cent = Cent::new(&daemon, "cent");
-    for number in 1..=5 {
-        let published = cent.result("publish", json!({ "channel": "a", "data": number }));
-        assert_eq!(published["offset"], number);
-        daemon.wait_metric("roomcast_connections", |now| now == 1.0);
-    }
-}
-
 /// Runs curl with the key and these arguments, and `input`; returns its output.
 fn curl(args: &[&str], input: &str) -> String {
     let mut command = Command::new("curl");

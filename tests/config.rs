@@ -391,7 +391,9 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
     for line in [
         "--token-secret-file         not set\n",
         "--api-key-file              set\n",
-        "  API bodies          64.0 MiB  calls in progress, 1MiB each at most",
+        "  API bodies         256.0 MiB  256 connections x 1MiB",
+        "  API calls           64.0 MiB  in progress",
+        "  API answers         64.0 MiB  long ones",
         "  idempotency         58.2 MiB  100000 idempotency keys x (255 B",
     ] {
         assert!(out.contains(line), "{line:?} is not in {out}");

@@ -17,8 +17,11 @@ pub struct Limits {
     pub connections_per_ip_max: usize,
     /// Connections on the admin listener.
     pub admin_connections_max: usize,
-    /// API calls in progress, their bodies together, in bytes; further ones wait.
+    /// API calls in progress, what they bring together, in bytes; further ones wait.
     pub api_calls_bytes_max: usize,
+    /// Long answers of API calls, made or being made and not yet written, in bytes; calls that ask
+    /// for more wait.
+    pub api_answers_bytes_max: usize,
     /// Largest body of an API call, in bytes.
     pub api_body_bytes_max: usize,
     /// Idempotency keys remembered for five minutes, all workers together; over it the oldest is
@@ -87,6 +90,7 @@ impl Default for Limits {
             connections_per_ip_max: 0,
             admin_connections_max: 256,
             api_calls_bytes_max: 64 << 20,
+            api_answers_bytes_max: 64 << 20,
             api_body_bytes_max: 1 << 20,
             idempotency_keys_max: 100_000,
             refusals_max: 64,

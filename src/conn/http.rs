@@ -1,9 +1,9 @@
 //! A connection while it speaks plain HTTP: the head and the body of a request, the wait for its
 //! answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Connection, Phase};
+use super::{Connection, Entrance, Phase};
 use crate::base::{CloseReason, Limits};
 use crate::wire::body::{BodyPlan, BodyReader};
 
@@ -13,12 +13,6 @@ pub struct Body {
     /// The last part of the path.
     method: Box<str>,
     reader: BodyReader,
-    /// Received before there was a place for the call.
-    rest: Vec<u8>,
-    has_place: bool,
-    /// Most bytes that it can have.
-    bytes_max: usize,
-    needs_continue: bool,
     end: Option<CloseReason>,
     pub(super) deadline: Instant,
 }
@@ -45,30 +39,65 @@ impl Connection {
 
     /// Moves on to answering: `rest` was received behind the request; `end` says how the
     /// connection ends after the answer, if it does.
-    pub fn start_answering(
-        &mut self,
-        now: Instant,
-        rest: Vec<u8>,
-        end: Option<CloseReason>,
-        limits: &Limits,
-    ) {
+    pub fn start_answering(&mut self, rest: Vec<u8>, end: Option<CloseReason>) {
         self.phase = Phase::Answering {
             rest,
-            deadline: now + limits.write_timeout,
             end,
+            counted_bytes: 0,
         };
+    }
+
+    /// So many bytes of the answer are counted until it is written.
+    pub fn set_counted_bytes(&mut self, bytes: usize) {
+        if let Phase::Answering { counted_bytes, .. } = &mut self.phase {
+            *counted_bytes = bytes;
+        }
+    }
+
+    /// How many bytes of its answer are counted until it is written.
+    #[must_use]
+    pub fn counted_bytes(&self) -> usize {
+        match &self.phase {
+            Phase::Answering { counted_bytes, .. } => *counted_bytes,
+            _ => 0,
+        }
+    }
+
+    /// Takes how many bytes of its answer are counted until it is written.
+    pub fn take_counted_bytes(&mut self) -> usize {
+        match &mut self.phase {
+            Phase::Answering { counted_bytes, .. } => std::mem::take(counted_bytes),
+            _ => 0,
+        }
     }
 
     /// Moves back to the next head, with what was received of it.
     pub fn start_next_head(&mut self, now: Instant, limits: &Limits) {
         if let Phase::Answering { rest, .. } = &mut self.phase {
             let buffer = std::mem::take(rest);
-            let deadline = now + limits.handshake_timeout;
+            // A back end keeps connections for its next call.
+            let time = if self.entrance == Entrance::Admin && buffer.is_empty() {
+                KEEP_ALIVE.max(limits.handshake_timeout)
+            } else {
+                limits.handshake_timeout
+            };
             self.phase = Phase::Head {
                 buffer,
-                deadline,
+                deadline: now + time,
                 has_answered: true,
             };
+        }
+    }
+
+    /// The first bytes of a head have come.
+    pub fn note_head_begun(&mut self, now: Instant, limits: &Limits) {
+        if let Phase::Head {
+            deadline,
+            has_answered: true,
+            ..
+        } = &mut self.phase
+        {
+            *deadline = now + limits.handshake_timeout;
         }
     }
 
@@ -78,59 +107,41 @@ impl Connection {
         matches!(self.phase, Phase::Answering { end: None, .. })
     }
 
-    /// Moves on to reading the body of a call to `method`; `rest` was received behind the head, and
-    /// `end` says how the connection ends after the answer, if it does.
+    /// Moves on to reading the body of a call to `method`; `end` says how the connection ends after
+    /// the answer, if it does.
     pub fn start_body(
         &mut self,
         now: Instant,
         (method, plan): (&str, BodyPlan),
-        rest: Vec<u8>,
         end: Option<CloseReason>,
         limits: &Limits,
     ) {
         self.phase = Phase::Body(Box::new(Body {
             method: method.into(),
             reader: plan.reader(),
-            rest,
-            has_place: false,
-            bytes_max: plan.bytes_max(),
-            needs_continue: plan.needs_continue(),
             end,
             deadline: now + limits.handshake_timeout,
         }));
     }
 
-    /// There is a place for the call, and time for its body from now on. Returns what was received
-    /// of it, and whether the peer waits to be told that it may send it; `None` if no place is
-    /// wanted.
-    pub fn give_place(&mut self, now: Instant, limits: &Limits) -> Option<(Vec<u8>, bool)> {
-        match &mut self.phase {
-            Phase::Body(body) if !body.has_place => {
-                body.has_place = true;
-                body.deadline = now + limits.handshake_timeout;
-                let rest = std::mem::take(&mut body.rest);
-                let needs_continue = body.needs_continue && rest.is_empty();
-                Some((rest, needs_continue))
-            }
-            _ => None,
-        }
-    }
-
-    /// The reader of a body whose call has a place.
+    /// The reader of a body that is on its way in.
     pub fn body_reader_mut(&mut self) -> Option<&mut BodyReader> {
         match &mut self.phase {
-            Phase::Body(body) if body.has_place => Some(&mut body.reader),
+            Phase::Body(body) => Some(&mut body.reader),
             _ => None,
         }
     }
 
-    /// Whether a body is on its way in: whether its call has a place, and most bytes it can have.
+    /// Whether a body is on its way in.
     #[must_use]
-    pub fn body(&self) -> Option<(bool, usize)> {
-        match &self.phase {
-            Phase::Body(body) => Some((body.has_place, body.bytes_max)),
-            _ => None,
-        }
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.phase, Phase::Body(_))
+    }
+
+    /// Whether it waits for the answer to a call.
+    #[must_use]
+    pub fn is_calling(&self) -> bool {
+        matches!(self.phase, Phase::Calling { .. })
     }
 
     /// The body is whole: moves on to the call. Returns its method and the body.
@@ -178,3 +189,6 @@ impl Connection {
         }
     }
 }
+
+/// How long the admin listener keeps a connection that asks for nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(120);

@@ -92,8 +92,9 @@ enum Phase {
     /// A plain response is on its way; what was received behind the request waits.
     Answering {
         rest: Vec<u8>,
-        deadline: Instant,
         end: Option<CloseReason>,
+        /// Bytes of a long answer that are counted until it is written.
+        counted_bytes: usize,
     },
     /// The upgrade is granted but not sent before all rooms are joined.
     Joining {
@@ -361,7 +362,9 @@ impl Connection {
         let reason = match &self.phase {
             Phase::Closed(_) => return false,
             Phase::Closing { reason, .. } => *reason,
-            Phase::Answering { end, .. } if reason != CloseReason::Reset => {
+            Phase::Answering { end, .. }
+                if !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout) =>
+            {
                 end.unwrap_or(CloseReason::Answered)
             }
             // A peer that is done with a kept-alive connection may simply leave.
@@ -525,12 +528,12 @@ impl Connection {
     pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
         match &self.phase {
             Phase::Head { deadline, .. }
-            | Phase::Answering { deadline, .. }
             | Phase::Joining { deadline, .. }
             | Phase::Closing { deadline, .. } => Some(*deadline),
             Phase::Body(body) => Some(body.deadline),
+            Phase::Answering { .. } => self.write_deadline(limits),
             Phase::Open(open) => {
-                let write = self.stalled_since.map(|since| since + limits.write_timeout);
+                let write = self.write_deadline(limits);
                 [write, open.heartbeat.next_deadline(limits), open.expires_at]
                     .into_iter()
                     .flatten()
@@ -544,8 +547,11 @@ impl Connection {
     /// Whether queued bytes have made no progress for the write timeout.
     #[must_use]
     pub fn is_write_overdue(&self, now: Instant, limits: &Limits) -> bool {
-        self.stalled_since
-            .is_some_and(|since| now >= since + limits.write_timeout)
+        self.write_deadline(limits).is_some_and(|due| now >= due)
+    }
+
+    fn write_deadline(&self, limits: &Limits) -> Option<Instant> {
+        self.stalled_since.map(|since| since + limits.write_timeout)
     }
 
     /// Asserts the invariants; for tests and debug builds.

@@ -9,8 +9,7 @@ impl Connection {
     #[must_use]
     pub fn is_reading(&self, limits: &Limits) -> bool {
         match &self.phase {
-            Phase::Head { .. } | Phase::Closing { .. } => true,
-            Phase::Body(_) => self.body().is_some_and(|(has_place, _)| has_place),
+            Phase::Head { .. } | Phase::Body(_) | Phase::Closing { .. } => true,
             Phase::Calling { .. }
             | Phase::Answering { .. }
             | Phase::Joining { .. }

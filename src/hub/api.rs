@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderName, Request, StatusCode};
 
 use super::call::{Call, Caller, Outcome};
-use super::requests::{Manner, RETRY_AFTER_SECS, header_text};
+use super::requests::{Manner, header_text};
 use super::{Hub, mark_dirty};
 use crate::auth;
 use crate::base::{ConnId, Now};
@@ -51,40 +51,13 @@ impl<S> Hub<S> {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        entry
-            .conn
-            .start_body(now.instant, (method, plan), rest, manner.end, &self.limits);
+        let conn = &mut entry.conn;
+        conn.start_body(now.instant, (method, plan), manner.end, &self.limits);
+        if plan.needs_continue() && rest.is_empty() {
+            conn.queue.push_whole(&Frames::whole(CONTINUE.into()));
+            mark_dirty(conn, &mut self.dirty);
+        }
         self.arm(id);
-        if self
-            .calls
-            .take_place(plan.bytes_max(), self.limits.api_calls_bytes_max)
-        {
-            self.give_place(now, id);
-        } else {
-            self.calls.wait(id, plan.bytes_max());
-        }
-    }
-
-    /// Lets in those whose calls wait, for as long as there are places.
-    pub(super) fn admit_calls(&mut self, now: Now) {
-        while let Some(id) = self.calls.admit(self.limits.api_calls_bytes_max) {
-            self.give_place(now, id);
-            self.arm(id);
-            self.resume(id);
-        }
-    }
-
-    fn give_place(&mut self, now: Now, id: ConnId) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let Some((rest, needs_continue)) = entry.conn.give_place(now.instant, &self.limits) else {
-            return;
-        };
-        if needs_continue {
-            entry.conn.queue.push_whole(&Frames::whole(CONTINUE.into()));
-            mark_dirty(&mut entry.conn, &mut self.dirty);
-        }
         self.read_body(now, id, &rest);
     }
 
@@ -100,37 +73,17 @@ impl<S> Hub<S> {
         match reader.feed(bytes) {
             Ok((_, false)) => {}
             Ok((used, true)) => {
-                let bytes_max = conn.body().map_or(0, |(_, bytes_max)| bytes_max);
                 if let Some((method, body)) = conn.start_calling(bytes[used..].to_vec()) {
-                    let caller = Caller::Conn(id);
-                    self.begin_call(now, Call::new(caller, method, body, bytes_max));
+                    self.begin_call(now, Call::new(Caller::Conn(id), method, body));
                 }
             }
-            Err(status) => {
-                if let Some((_, bytes_max)) = conn.body() {
-                    self.calls.give_place_back(bytes_max);
-                }
-                self.refuse_body(now, id, status);
-            }
+            Err(status) => self.refuse_body(now, id, status),
         }
     }
 
-    /// A body did not come, or no place for its call; `place` is how large the one is that it has.
-    pub(super) fn time_out_body(&mut self, now: Now, id: ConnId, place: Option<usize>) {
-        if let Some(bytes_max) = place {
-            self.calls.give_place_back(bytes_max);
-            self.answer_timeout(now, id);
-        } else {
-            self.calls.forget_waiting(id);
-            let text = "too many calls are in progress\n";
-            let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, text)
-                .header("Retry-After", RETRY_AFTER_SECS);
-            self.answer(now, id, &response, Vec::new(), Manner::REFUSE);
-        }
-    }
-
-    /// Sends the answer to a call, if its caller is still there.
-    pub(super) fn respond(&mut self, now: Now, id: ConnId, outcome: &Outcome) {
+    /// Sends the answer to a call, if its caller is still there; a long one `is_counted` until it
+    /// is written.
+    pub(super) fn respond(&mut self, now: Now, id: ConnId, outcome: &Outcome, is_counted: bool) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
@@ -148,6 +101,10 @@ impl<S> Hub<S> {
         };
         let response = Response::new(StatusCode::OK, "application/json", &body);
         self.answer(now, id, &response, rest, manner);
+        if is_counted && let Some(entry) = self.table.get_mut(id) {
+            entry.conn.set_counted_bytes(body.len());
+            self.calls.count_answer(body.len());
+        }
     }
 
     fn refuse_body(&mut self, now: Now, id: ConnId, status: StatusCode) {

@@ -11,7 +11,7 @@
 use crate::base::{ConnId, Glob, Position, RoomName};
 use crate::exchange::{CallKey, CallPart, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page, answer, batch_answer};
-use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, Publish};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX, Publish};
 use crate::wire::frame::Payload;
 
 /// Who is to get the answer.
@@ -31,8 +31,12 @@ pub(super) enum Caller {
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) caller: Caller,
-    /// Most bytes that its body can have.
-    pub(super) bytes_max: usize,
+    /// What it brings, in bytes.
+    pub(super) bytes: usize,
+    /// Whether it may gather long answers.
+    pub(super) has_reserved: bool,
+    /// Bytes of the long answers that it has gathered.
+    answer_bytes: usize,
     /// Method and body, before they were given out to be decoded.
     undecoded: Option<(Box<str>, Vec<u8>)>,
     /// Why it is no call.
@@ -89,6 +93,30 @@ pub(super) enum Outcome {
     Batch(Vec<(ApiMethod, ApiReply)>),
 }
 
+impl Step {
+    /// Whether its answer can be long, so that room for it has to be reserved.
+    pub(super) fn is_long(&self) -> bool {
+        match self {
+            Self::Room { ask, .. } => ask.is_long(),
+            Self::ListRooms { .. } => true,
+            Self::Here { call, .. } => matches!(call, ApiCall::Connections { .. }),
+            Self::Decode { .. } | Self::Encode { .. } => false,
+        }
+    }
+}
+
+impl Todo {
+    /// Whether its steps are.
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Room(_, ask) => ask.is_long(),
+            Self::Workers { .. } => true,
+            Self::Here(call) => matches!(call, ApiCall::Connections { .. }),
+            Self::Nothing | Self::Rooms(..) | Self::Encode(_) => false,
+        }
+    }
+}
+
 impl Outcome {
     /// The body of the answer; `None` if the call was not JSON.
     pub(super) fn to_json(&self) -> Option<Vec<u8>> {
@@ -135,41 +163,44 @@ enum Found {
 
 impl Call {
     /// A call whose body was received.
-    pub(super) fn new(caller: Caller, method: Box<str>, body: Vec<u8>, bytes_max: usize) -> Self {
+    pub(super) fn new(caller: Caller, method: Box<str>, body: Vec<u8>) -> Self {
+        let bytes = body.len();
         Self {
             undecoded: Some((method, body)),
-            ..Self::empty(caller, bytes_max)
+            ..Self::empty(caller, bytes)
         }
     }
 
     /// A call that needs no decoding, on `workers` workers.
     pub(super) fn decoded(caller: Caller, call: ApiCall, workers: usize) -> Self {
-        let bytes_max = match &call {
+        let bytes = match &call {
             ApiCall::Publish { publish, .. } => publish.payload.bytes().len(),
             _ => 0,
         };
-        let mut this = Self::empty(caller, bytes_max);
+        let mut this = Self::empty(caller, bytes);
         this.begin(call, workers);
         this
     }
 
     /// A message for one connection.
     pub(super) fn send(caller: Caller, to: ConnId, payload: Payload) -> Self {
-        let bytes_max = payload.bytes().len();
+        let bytes = payload.bytes().len();
         Self {
             commands: vec![Command {
                 method: None,
                 todo: Todo::Encode(payload),
                 found: Found::Sending(Recipients::One(to)),
             }],
-            ..Self::empty(caller, bytes_max)
+            ..Self::empty(caller, bytes)
         }
     }
 
-    fn empty(caller: Caller, bytes_max: usize) -> Self {
+    fn empty(caller: Caller, bytes: usize) -> Self {
         Self {
             caller,
-            bytes_max,
+            bytes,
+            has_reserved: false,
+            answer_bytes: 0,
             undecoded: None,
             error: None,
             is_batch: false,
@@ -222,6 +253,10 @@ impl Call {
             return Some(Step::Decode { method, body });
         }
         while let Some(command) = self.commands.get_mut(self.next) {
+            // Long answers come one at a time, or their sum would be known too late.
+            if self.pending > 0 && command.todo.is_long() {
+                return None;
+            }
             if let Some(step) = command.next_step(key, self.next as u16) {
                 self.pending += 1;
                 return Some(step);
@@ -252,7 +287,15 @@ impl Call {
             debug_assert!(false, "an answer to a command that there is not");
             return;
         };
+        self.answer_bytes += reply.as_ref().map_or(0, ApiResult::page_bytes);
+        let reply = if self.answer_bytes > ANSWER_BYTES_MAX {
+            Err(ApiCode::LimitExceeded)
+        } else {
+            reply
+        };
         match (&mut command.found, reply) {
+            // A part of them is missing.
+            (Found::Reply(Err(ApiCode::LimitExceeded)), Ok(ApiResult::Channels(_))) => {}
             (Found::Responses(responses), reply) => {
                 if let Some(response) = responses.get_mut(usize::from(part.index)) {
                     *response = match reply {
@@ -434,6 +477,9 @@ impl Command {
     }
 }
 
+/// Longest answer of one call, in bytes: what comes after it gets code 106.
+pub(super) const ANSWER_BYTES_MAX: usize = 2 * PAGE_BYTES_MAX;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,7 +490,7 @@ mod tests {
             number: 1,
             in_json: true,
         };
-        let mut call = Call::new(caller, method.into(), body.into(), body.len());
+        let mut call = Call::new(caller, method.into(), body.into());
         let Some(Step::Decode { method, body }) = call.next_step(3) else {
             panic!("decoding comes first");
         };

@@ -1,22 +1,26 @@
 //! Calls of back ends: their places, their steps, their answers.
 //!
-//! A call holds a place from the head of its request to its answer: a part of
-//! [`Limits::api_calls_bytes_max`](crate::base::Limits) as large as its body may be. Its steps become jobs against the workers' credits, like messages; a call that finds
-//! none stands in line with the connections, a limited number of steps each time, so that neither a
-//! broadcast to a thousand rooms nor a chatty member starves the other.
+//! A call holds a place while it is carried out: a part of
+//! [`Limits::api_calls_bytes_max`](crate::base::Limits) as large as what it brings. It needs nobody
+//! but the workers to come to its end, so no caller can keep a place. Its steps become jobs against
+//! the workers' credits, like messages; a call that finds none stands in line with the connections,
+//! a limited number of steps each time, so that neither a broadcast to a thousand rooms nor a chatty
+//! member starves the other. What can have a long answer needs a part of
+//! [`Limits::api_answers_bytes_max`](crate::base::Limits) first, and its answer keeps what it takes
+//! of that until it is written.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
 
-use super::call::{Call, Caller, Outcome, Recipients, Step};
+use super::call::{ANSWER_BYTES_MAX, Call, Caller, Outcome, Recipients, Step};
 use super::{Hub, bound, mark_dirty};
-use crate::base::{CloseReason, ConnId, Delivery, Now, RoomName};
+use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName};
 use crate::conn::Purpose;
 use crate::conn::pressure::{Level, Verdict, judge};
 use crate::exchange::{CallKey, CallPart, Job};
-use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow};
+use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow, Page};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ConnectionsOf, Target, conn_id};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
@@ -25,10 +29,14 @@ use crate::wire::raw::WireForm;
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     slots: Slab<Call>,
-    /// The places of calls in progress and of those whose body is on its way in.
+    /// The places of calls in progress.
     taken_bytes: usize,
-    /// Connections whose call waits for a place, and how large a one.
-    waiting: VecDeque<(ConnId, usize)>,
+    /// Calls that wait for a place.
+    waiting: VecDeque<Call>,
+    /// Reserved for long answers, and taken by those that are not written yet.
+    answers_bytes: usize,
+    /// Calls that wait to reserve.
+    unreserved: VecDeque<CallKey>,
     /// Answers for the program around the daemon.
     answered: VecDeque<(u64, ProgramReply)>,
 }
@@ -86,57 +94,66 @@ pub enum Inquiry {
 }
 
 impl Calls {
-    /// How large a place a call takes whose body has at most `bytes_max` bytes.
-    pub(super) fn weight(bytes_max: usize) -> usize {
-        bytes_max.max(PLACE_BYTES_MIN)
+    /// How large a place a call takes that brings `bytes`.
+    fn weight(bytes: usize) -> usize {
+        bytes.max(PLACE_BYTES_MIN)
     }
 
-    /// Takes a place, if there is one of that size.
-    pub(super) fn take_place(&mut self, bytes_max: usize, taken_bytes_max: usize) -> bool {
-        let weight = Self::weight(bytes_max);
-        let is_free = self.taken_bytes + weight <= taken_bytes_max || self.taken_bytes == 0;
-        self.taken_bytes += if is_free { weight } else { 0 };
-        is_free
+    fn has_place(&self, call: &Call, limits: &Limits) -> bool {
+        self.taken_bytes == 0
+            || self.taken_bytes + Self::weight(call.bytes) <= limits.api_calls_bytes_max
     }
 
-    pub(super) fn give_place_back(&mut self, bytes_max: usize) {
-        self.taken_bytes -= Self::weight(bytes_max);
+    fn may_reserve(&self, limits: &Limits) -> bool {
+        self.answers_bytes == 0
+            || self.answers_bytes + ANSWER_BYTES_MAX <= limits.api_answers_bytes_max
     }
 
-    /// Puts a connection in the line for a place.
-    pub(super) fn wait(&mut self, id: ConnId, bytes_max: usize) {
-        self.waiting.push_back((id, bytes_max));
+    /// Whether one of those that wait could go on.
+    pub(super) fn can_go_on(&self, limits: &Limits) -> bool {
+        let has_place = |call| self.has_place(call, limits);
+        self.waiting.front().is_some_and(has_place)
+            || (!self.unreserved.is_empty() && self.may_reserve(limits))
     }
 
-    /// Takes a connection out of the line.
+    /// A caller has gone: its call is dropped if it has not begun.
     pub(super) fn forget_waiting(&mut self, id: ConnId) {
-        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.waiting.retain(|call| call.caller != Caller::Conn(id));
     }
 
-    /// Whether the first in line could have a place.
-    pub(super) fn can_admit(&self, taken_bytes_max: usize) -> bool {
-        self.waiting.front().is_some_and(|(_, bytes_max)| {
-            self.taken_bytes == 0 || self.taken_bytes + Self::weight(*bytes_max) <= taken_bytes_max
-        })
+    /// A long answer is to be counted until it is written.
+    pub(super) fn count_answer(&mut self, bytes: usize) {
+        self.answers_bytes += bytes;
     }
 
-    /// Gives the first in line a place, if there is one.
-    pub(super) fn admit(&mut self, taken_bytes_max: usize) -> Option<ConnId> {
-        if !self.can_admit(taken_bytes_max) {
-            return None;
+    /// It is written, or nobody waits for it any more.
+    pub(super) fn forget_answer(&mut self, bytes: usize) {
+        self.answers_bytes -= bytes;
+    }
+
+    /// Asserts that nothing taken is lost; `written_bytes` are those of long answers on their way.
+    pub(super) fn check_invariants(&self, answers_bytes: usize) {
+        let calls = || self.slots.iter().map(|(_, call)| call);
+        let taken: usize = calls().map(|call| Self::weight(call.bytes)).sum();
+        assert_eq!(self.taken_bytes, taken);
+        let reserved = calls().filter(|call| call.has_reserved).count() * ANSWER_BYTES_MAX;
+        assert_eq!(self.answers_bytes, reserved + answers_bytes);
+    }
+
+    /// Lets a call gather long answers.
+    fn reserve(&mut self, key: CallKey) {
+        if let Some(call) = self.get_mut(key) {
+            call.has_reserved = true;
+            self.answers_bytes += ANSWER_BYTES_MAX;
         }
-        let (id, bytes_max) = self.waiting.pop_front()?;
-        self.taken_bytes += Self::weight(bytes_max);
-        Some(id)
     }
 
-    /// Asserts that no place is lost; `bodies_bytes` are those of bodies on their way in.
-    pub(super) fn check_invariants(&self, bodies_bytes: usize) {
-        let in_progress = self
-            .slots
-            .iter()
-            .map(|(_, call)| Self::weight(call.bytes_max));
-        assert_eq!(self.taken_bytes, in_progress.sum::<usize>() + bodies_bytes);
+    /// Puts a call in the line for that.
+    fn wait_to_reserve(&mut self, key: CallKey, step: Step) {
+        if let Some(call) = self.get_mut(key) {
+            call.put_back(step);
+            self.unreserved.push_back(key);
+        }
     }
 
     fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
@@ -148,7 +165,9 @@ impl<S> Hub<S> {
     /// Whether there is a place for a call of the program.
     #[must_use]
     pub fn may_take_call(&self) -> bool {
-        self.calls.taken_bytes < self.limits.api_calls_bytes_max
+        let waiting = self.calls.waiting.iter();
+        let of_program = waiting.filter(|call| matches!(call.caller, Caller::Program { .. }));
+        of_program.count() < PROGRAM_WAITING_MAX
     }
 
     /// The program asks for something; [`Hub::poll_answer`] gives the answer under the same number.
@@ -159,13 +178,8 @@ impl<S> Hub<S> {
         let call = match call {
             ProgramCall::Api(call) => Call::decoded(caller, call, self.jobs.workers_len()),
             ProgramCall::Send { conn, payload } => Call::send(caller, conn, payload),
-            ProgramCall::Json { method, body } => {
-                let bytes = body.len();
-                Call::new(caller, method, body, bytes)
-            }
+            ProgramCall::Json { method, body } => Call::new(caller, method, body),
         };
-        // The last may go over the bound: how large it is was not known before it was taken.
-        self.calls.taken_bytes += Calls::weight(call.bytes_max);
         self.begin_call(now, call);
     }
 
@@ -191,10 +205,33 @@ impl<S> Hub<S> {
         self.answer_part(now, part, Ok(ApiResult::Info(vec![row])));
     }
 
-    /// Begins a call that has a place.
+    /// Begins a call, or puts it in the line for a place.
     pub(super) fn begin_call(&mut self, now: Now, call: Call) {
+        if !self.calls.waiting.is_empty() || !self.calls.has_place(&call, &self.limits) {
+            self.calls.waiting.push_back(call);
+            return;
+        }
+        self.calls.taken_bytes += Calls::weight(call.bytes);
         let key = self.calls.slots.insert(call) as CallKey;
         self.advance_call(now, key);
+    }
+
+    /// Goes on with calls that waited, for as long as there is room for them.
+    pub(super) fn go_on_with_calls(&mut self, now: Now) {
+        while !self.calls.unreserved.is_empty() && self.calls.may_reserve(&self.limits) {
+            if let Some(key) = self.calls.unreserved.pop_front() {
+                self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
+            }
+        }
+        while let Some(call) = self.calls.waiting.pop_front() {
+            if !self.calls.has_place(&call, &self.limits) {
+                self.calls.waiting.push_front(call);
+                return;
+            }
+            self.calls.taken_bytes += Calls::weight(call.bytes);
+            let key = self.calls.slots.insert(call) as CallKey;
+            self.advance_call(now, key);
+        }
     }
 
     /// A body was decoded.
@@ -243,6 +280,13 @@ impl<S> Hub<S> {
             let Some(step) = call.next_step(key) else {
                 break;
             };
+            if step.is_long() && !call.has_reserved {
+                if !self.calls.may_reserve(&self.limits) {
+                    self.calls.wait_to_reserve(key, step);
+                    return;
+                }
+                self.calls.reserve(key);
+            }
             let worker = match &step {
                 Step::Room { room, .. } => self.jobs.worker_of(room),
                 Step::ListRooms { worker, .. } => *worker,
@@ -259,7 +303,9 @@ impl<S> Hub<S> {
                     continue;
                 }
                 step if budget == 0 || !self.jobs.has_credit(worker) => {
-                    call.put_back(step);
+                    if let Some(call) = self.calls.get_mut(key) {
+                        call.put_back(step);
+                    }
                     self.jobs.wait_with_call(worker, key);
                     return;
                 }
@@ -283,7 +329,11 @@ impl<S> Hub<S> {
 
     fn finish_call(&mut self, now: Now, key: CallKey) {
         let call = self.calls.slots.remove(key as usize);
-        self.calls.give_place_back(call.bytes_max);
+        self.calls.taken_bytes -= Calls::weight(call.bytes);
+        let has_reserved = call.has_reserved;
+        if has_reserved {
+            self.calls.answers_bytes -= ANSWER_BYTES_MAX;
+        }
         for (method, code) in call.outcomes() {
             if let Some(method) = method {
                 *self.counters.api_calls.entry(method.name()).or_default() += 1;
@@ -293,7 +343,7 @@ impl<S> Hub<S> {
             }
         }
         match call.caller {
-            Caller::Conn(id) => self.respond(now, id, &call.into_outcome()),
+            Caller::Conn(id) => self.respond(now, id, &call.into_outcome(), has_reserved),
             Caller::Program { number, in_json } => {
                 let reply = match call.into_outcome() {
                     outcome if in_json => ProgramReply::Json(outcome.to_json()),
@@ -377,7 +427,7 @@ impl<S> Hub<S> {
         }
     }
 
-    fn connection_rows(&self, now: Now, of: &ConnectionsOf, limit: usize) -> Vec<ConnectionRow> {
+    fn connection_rows(&self, now: Now, of: &ConnectionsOf, limit: usize) -> Page {
         let ids: Vec<ConnId> = match of {
             ConnectionsOf::User(user) => self.users.of(user).take(limit).collect(),
             ConnectionsOf::Channel(room) => {
@@ -392,14 +442,17 @@ impl<S> Hub<S> {
                     .collect()
             }
         };
-        let rows = ids.into_iter().filter_map(|id| {
-            let conn = self.table.get(id)?;
+        let mut page = Page::default();
+        for conn in ids.into_iter().filter_map(|id| self.table.get(id)) {
+            if page.is_full() {
+                break;
+            }
             let level = conn.queue.level();
             let identity = conn.purpose().and_then(Purpose::identity);
-            let rooms = self.members.rooms_of(id.slot);
+            let rooms = self.members.rooms_of(conn.id.slot);
             let age = now.instant.saturating_duration_since(conn.opened_at);
-            Some(ConnectionRow {
-                client: id.to_string().into(),
+            page.push_connection(&ConnectionRow {
+                client: conn.id.to_string().into(),
                 peer: conn.peer.to_string().into(),
                 user: identity.map(|one| one.user.clone()),
                 rooms: rooms.map(|(room, _)| room.name().clone()).collect(),
@@ -408,9 +461,9 @@ impl<S> Hub<S> {
                 queued_bytes: level.bytes,
                 sent: conn.traffic.deliveries,
                 skipped: conn.traffic.skipped,
-            })
-        });
-        rows.collect()
+            });
+        }
+        page
     }
 
     /// A message that belongs to no room was encoded: gives it to those it is for.
@@ -473,6 +526,9 @@ impl<S> Hub<S> {
         true
     }
 }
+
+/// Calls of the program that wait for a place before no more are taken; its queue holds the rest.
+const PROGRAM_WAITING_MAX: usize = 8;
 
 /// The least place that a call takes, in bytes.
 const PLACE_BYTES_MIN: usize = 64 << 10;

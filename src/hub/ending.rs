@@ -35,7 +35,7 @@ impl<S> Hub<S> {
         let (Some(_), Some(open)) = (reason.code(), conn.open()) else {
             if conn.is_joining() {
                 self.refuse_joining(now, id, reason, (code, text));
-            } else if conn.is_in_head() || conn.body().is_some() {
+            } else if conn.is_in_head() || conn.is_in_body() {
                 self.end(id, reason);
             }
             // What is answered goes out first.
@@ -96,10 +96,9 @@ impl<S> Hub<S> {
         if entry.conn.closed_reason().is_some() {
             return;
         }
-        match entry.conn.body() {
-            Some((true, bytes_max)) => self.calls.give_place_back(bytes_max),
-            Some((false, _)) => self.calls.forget_waiting(id),
-            None => {}
+        self.calls.forget_answer(entry.conn.take_counted_bytes());
+        if entry.conn.is_calling() {
+            self.calls.forget_waiting(id);
         }
         self.leave_rooms(id);
         if let Some(entry) = self.table.get_mut(id)
@@ -120,7 +119,9 @@ impl<S> Hub<S> {
             .next_deadline(&self.limits)
             .is_some_and(|deadline| deadline <= now.instant)
         {
-            if conn.open().is_some() {
+            if conn.is_write_overdue(now.instant, &self.limits) && !conn.is_ending() {
+                self.look_at_stalled(now, id);
+            } else if conn.open().is_some() {
                 self.look_at_open(now, id);
             } else if let Some(timeout) = conn.head_timeout() {
                 match timeout {
@@ -130,14 +131,34 @@ impl<S> Hub<S> {
                 }
             } else if conn.is_joining() {
                 self.refuse_joining_plainly(now, id, CloseReason::HandshakeTimeout);
-            } else if let Some((has_place, bytes_max)) = conn.body() {
-                self.time_out_body(now, id, has_place.then_some(bytes_max));
+            } else if conn.is_in_body() {
+                self.answer_timeout(now, id);
             } else {
-                // An answer or a close frame that found no way out, or a peer that did not end.
+                // A close frame that found no way out, or a peer that did not end.
                 self.end(id, CloseReason::WriteTimeout);
             }
         }
         self.arm(id);
+    }
+
+    /// What is queued for a connection has made no progress for too long.
+    fn look_at_stalled(&mut self, now: Now, id: ConnId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let conn = &mut entry.conn;
+        if !conn.is_probed() {
+            // The kernel says that a socket takes bytes again only when a good part of its buffer
+            // is free. A peer that reads slowly is making progress all the same, so it is no word
+            // of the kernel but a write that decides.
+            conn.set_probed(true);
+            conn.note_writable();
+            mark_dirty(conn, &mut self.dirty);
+        } else if conn.open().is_some() {
+            self.close(now, id, CloseReason::WriteTimeout);
+        } else {
+            self.end(id, CloseReason::WriteTimeout);
+        }
     }
 
     fn look_at_open(&mut self, now: Now, id: ConnId) {
@@ -145,19 +166,6 @@ impl<S> Hub<S> {
             return;
         };
         let conn = &mut entry.conn;
-        if conn.is_write_overdue(now.instant, &self.limits) {
-            if !conn.is_probed() {
-                // The kernel says that a socket takes bytes again only when a good part of its
-                // buffer is free. A peer that reads slowly is making progress all the same, so it
-                // is no word of the kernel but a write that decides.
-                conn.set_probed(true);
-                conn.note_writable();
-                mark_dirty(conn, &mut self.dirty);
-                return;
-            }
-            self.close(now, id, CloseReason::WriteTimeout);
-            return;
-        }
         let expires_at = conn.open().and_then(|open| open.expires_at);
         if expires_at.is_some_and(|expiry| expiry <= now.instant) {
             self.close(now, id, CloseReason::ConnectionExpired);

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use super::Hub;
-use super::calls::Calls;
 use crate::base::DuplicateLogin;
 use crate::conn::Purpose;
 
@@ -65,11 +64,8 @@ impl<S> Hub<S> {
         }
         let open_len = self.table.iter().filter(|conn| conn.open().is_some());
         assert_eq!(open_len.count(), self.open_len);
-        let bodies = self.table.iter().filter_map(|conn| match conn.body() {
-            Some((true, bytes_max)) => Some(Calls::weight(bytes_max)),
-            _ => None,
-        });
-        self.calls.check_invariants(bodies.sum());
+        let answers_bytes = self.table.iter().map(|conn| conn.counted_bytes());
+        self.calls.check_invariants(answers_bytes.sum());
         let timers = self
             .table
             .iter()

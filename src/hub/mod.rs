@@ -216,15 +216,25 @@ impl<S> Hub<S> {
         let conn = &mut entry.conn;
         conn.traffic.received_bytes += bytes.len() as u64;
         self.counters.received_bytes += bytes.len() as u64;
-        if let Some(buffer) = conn.head_mut() {
-            let is_first = buffer.is_empty();
+        if let Some(is_first) = conn.head_mut().map(|buffer| buffer.is_empty()) {
+            if is_first {
+                conn.note_head_begun(now.instant, &self.limits);
+                self.arm(id);
+            }
+            let Some(buffer) = self
+                .table
+                .get_mut(id)
+                .and_then(|entry| entry.conn.head_mut())
+            else {
+                return Reading::Over;
+            };
             buffer.extend_from_slice(bytes);
             // A head ends in a line feed, so nothing new can be learnt without one; the first
             // bytes are looked at in any case, to tell what is not HTTP at once.
             if is_first || bytes.contains(&b'\n') || buffer.len() >= self.limits.head_bytes_max {
                 self.read_head(now, id);
             }
-        } else if conn.body().is_some() {
+        } else if conn.is_in_body() {
             self.read_body(now, id, bytes);
         } else if let Some(open) = conn.open_mut() {
             open.heartbeat.seen(now.instant);
@@ -303,7 +313,7 @@ impl<S> Hub<S> {
     /// The queue of `worker` has room for `room` jobs.
     pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) {
         self.jobs.grant(worker, room);
-        self.admit_calls(now);
+        self.go_on_with_calls(now);
         while let Some(waiter) = self.jobs.next_waiting(worker) {
             match waiter {
                 Waiter::Conn(id) => self.proceed(now, id),
@@ -419,7 +429,7 @@ impl<S> Hub<S> {
             || !self.resumed.is_empty()
             || !self.closed.is_empty()
             || !self.inquiries.is_empty()
-            || self.calls.can_admit(self.limits.api_calls_bytes_max)
+            || self.calls.can_go_on(&self.limits)
             || self.jobs.has_ready()
     }
 
@@ -491,6 +501,7 @@ impl<S> Hub<S> {
             return SocketAction::None;
         };
         let conn = &mut entry.conn;
+        self.calls.forget_answer(conn.take_counted_bytes());
         match conn.after_drain(now.instant, &self.limits) {
             AfterDrain::Nothing => {
                 if conn.set_owes_skips(false) {

@@ -195,7 +195,7 @@ impl<S> Hub<S> {
                 };
                 self.answer(now, id, &response, rest, manner);
             }
-            Endpoint::Metrics => self.inquire(now, id, rest, manner),
+            Endpoint::Metrics => self.inquire(id, rest, manner),
             Endpoint::Api => self.handle_call_head(now, id, &request, rest, manner),
             Endpoint::Rooms | Endpoint::Echo if has_body => {
                 let response = Response::plain(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
@@ -506,13 +506,11 @@ impl<S> Hub<S> {
     }
 
     /// Asks the shell for the text of the metrics.
-    fn inquire(&mut self, now: Now, id: ConnId, rest: Vec<u8>, manner: Manner) {
+    fn inquire(&mut self, id: ConnId, rest: Vec<u8>, manner: Manner) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        entry
-            .conn
-            .start_answering(now.instant, rest, manner.end, &self.limits);
+        entry.conn.start_answering(rest, manner.end);
         self.inquiries.push_back(Inquiry::Metrics(id));
         self.arm(id);
     }
@@ -555,7 +553,7 @@ impl<S> Hub<S> {
             .or_default() += 1;
         let bytes = response.encode(now.unix_ms, manner.end.is_none(), manner.is_head_request);
         conn.queue.push_whole(&Frames::whole(bytes));
-        conn.start_answering(now.instant, rest, manner.end, &self.limits);
+        conn.start_answering(rest, manner.end);
         self.arm(id);
         if let Some(entry) = self.table.get_mut(id) {
             mark_dirty(&mut entry.conn, &mut self.dirty);

@@ -144,11 +144,13 @@ fn bounds(config: &Config) -> Vec<Bound> {
     bounds
 }
 
-fn api_bounds(config: &Config) -> [Bound; 2] {
+fn api_bounds(config: &Config) -> [Bound; 4] {
     const BODIES: &str = "API bodies";
+    const CALLS: &str = "API calls";
+    const ANSWERS: &str = "API answers";
     const KEYS: &str = "idempotency";
     if config.admin_listen.is_none() {
-        return [BODIES, KEYS].map(|of| Bound {
+        return [BODIES, CALLS, ANSWERS, KEYS].map(|of| Bound {
             of,
             bytes: 0,
             terms: "off, as --admin-listen is".to_owned(),
@@ -156,24 +158,28 @@ fn api_bounds(config: &Config) -> [Bound; 2] {
     }
     let limits = &config.limits;
     let wide = |number: usize| number as u128;
-    let (calls, body) = (
-        wide(limits.api_calls_bytes_max),
-        wide(limits.api_body_bytes_max),
-    );
+    let connections = wide(limits.admin_connections_max);
+    let body = wide(limits.api_body_bytes_max);
     let keys = wide(limits.idempotency_keys_max);
     let [key, room, bookkeeping] = IDEMPOTENCY_KEY_BYTES;
     [
         Bound {
             of: BODIES,
-            bytes: calls,
+            bytes: connections.saturating_mul(body),
+            terms: format!("{connections} connections x {}", Bytes(body)),
+        },
+        Bound {
+            of: CALLS,
+            bytes: wide(limits.api_calls_bytes_max),
             // What a call is decoded into is not in the sum: it takes a caller who means harm, and
             // callers are trusted.
-            terms: format!(
-                "calls in progress, {} each at most, of {} connections; a body made to be large is \
-                 up to 16 times that once decoded",
-                Bytes(body),
-                limits.admin_connections_max
-            ),
+            terms: "in progress; a body made to be large is up to 16 times that once decoded"
+                .to_owned(),
+        },
+        Bound {
+            of: ANSWERS,
+            bytes: wide(limits.api_answers_bytes_max),
+            terms: "long ones that are not written yet".to_owned(),
         },
         Bound {
             of: KEYS,
@@ -418,6 +424,8 @@ mod tests {
                 10 * ((256 << 10) + (128 << 10)),
                 4096 << 19,
                 0,
+                256 << 20,
+                64 << 20,
                 64 << 20,
                 100_000 * (255 + 255 + 100)
             ]

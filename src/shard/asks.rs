@@ -5,6 +5,7 @@ use crate::base::{Glob, Now, Offset, RoomName};
 use crate::exchange::{CallPart, Effect, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page};
 use crate::wire::api::{ApiCall, ApiCode, HistorySince};
+use crate::wire::raw::Publication;
 
 impl RoomShard {
     pub(super) fn ask(&mut self, now: Now, part: CallPart, name: RoomName, ask: RoomAsk) {
@@ -35,11 +36,14 @@ impl RoomShard {
     pub(super) fn list_rooms(&mut self, part: CallPart, pattern: &Glob) {
         let mut page = Page::default();
         for (name, room) in &self.rooms {
+            if page.is_full() {
+                break;
+            }
             if room.presence.clients_len() > 0 && pattern.matches(name.as_str()) {
                 page.push_channel(name, room.presence.clients_len());
             }
         }
-        let reply = Ok(ApiResult::Channels(page));
+        let reply = whole(page).map(ApiResult::Channels);
         self.effects.push_back(Effect::Answered { part, reply });
     }
 
@@ -47,10 +51,13 @@ impl RoomShard {
         let mut page = Page::default();
         if let Some(room) = self.rooms.get(name) {
             for (client, identity) in room.presence.clients() {
+                if page.is_full() {
+                    break;
+                }
                 page.push_client(client, identity);
             }
         }
-        Ok(ApiResult::Presence(page))
+        whole(page).map(ApiResult::Presence)
     }
 
     fn presence_stats(&self, name: &RoomName) -> ApiReply {
@@ -98,14 +105,14 @@ impl RoomShard {
         let mut publications = Page::default();
         let after = since.map_or(Offset(0), |since| since.offset);
         let before = since.map_or_else(|| room.last.next(), |since| since.offset);
+        let mut push = |publication: Publication<'_>| {
+            publications.push_publication(&publication);
+            !publications.is_full()
+        };
         if reverse {
-            for publication in room.history.before(before).rev().take(limit) {
-                publications.push_publication(&publication);
-            }
+            let _ = room.history.before(before).rev().take(limit).all(&mut push);
         } else {
-            for publication in room.history.after(after).take(limit) {
-                publications.push_publication(&publication);
-            }
+            let _ = room.history.after(after).take(limit).all(&mut push);
         }
         Ok(ApiResult::History {
             publications,
@@ -120,4 +127,12 @@ impl RoomShard {
         self.forget(name);
         Ok(ApiResult::Done)
     }
+}
+
+/// A page that is of use only if nothing is missing.
+fn whole(page: Page) -> Result<Page, ApiCode> {
+    if page.is_full() {
+        return Err(ApiCode::LimitExceeded);
+    }
+    Ok(page)
 }

@@ -86,16 +86,6 @@ impl BodyPlan {
         self.framing == Framing::None
     }
 
-    /// Most bytes that the body can have.
-    #[must_use]
-    pub fn bytes_max(&self) -> usize {
-        match self.framing {
-            Framing::None => 0,
-            Framing::Length(length) => length,
-            Framing::Chunked => self.bytes_max,
-        }
-    }
-
     /// A reader for the body.
     #[must_use]
     pub fn reader(self) -> BodyReader {

@@ -143,6 +143,18 @@ impl Wire {
         }
     }
 
+    /// Reads what comes next, a little of it; returns how many bytes that was.
+    pub(crate) fn recv_some(&mut self) -> usize {
+        let before = self.buffer.len();
+        let is_more = self.fill(Instant::now() + DEADLINE);
+        assert!(
+            matches!(is_more, Ok(true)),
+            "{is_more:?} after {}",
+            self.seen()
+        );
+        self.buffer.len() - before
+    }
+
     /// Reads one HTTP answer; what follows it stays in the buffer.
     pub(crate) fn response(&mut self) -> Response {
         self.response_to(false)

@@ -62,6 +62,7 @@ impl World {
             lossy_rooms: vec![Glob::new("lossy*")],
             jobs_max: one_of(&mut prng, &[1, 4, 100]),
             api_calls_bytes_max: one_of(&mut prng, &[64, 256, 4096]) << 10,
+            api_answers_bytes_max: one_of(&mut prng, &[1, 64]) << 20,
             batch_interval: Duration::from_millis(one_of(&mut prng, &[0, 0, 40]) as u64),
             heartbeat_interval: (prng.below(3) == 0).then_some(Duration::from_secs(7)),
             ping_interval: (prng.below(4) != 0).then_some(Duration::from_secs(54)),
@@ -191,7 +192,7 @@ impl World {
         let timer = self.hub.poll_timeout();
         assert!(
             timer.is_some()
-                || self.hub.connections_len() == 0
+                || self.hub.counters().websockets == 0
                 || self.limits.ping_interval.is_none()
         );
     }

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use super::{ApiCode, ApiMethod};
+use super::{ApiCode, ApiMethod, PAGE_BYTES_MAX};
 use crate::base::{ConnId, Identity, Position, RoomName, UserId};
 use crate::wire::frame::PayloadKind;
 use crate::wire::raw::Publication;
@@ -45,7 +45,7 @@ pub enum ApiResult {
     /// Rooms and how many connections are in each, every room once.
     Channels(Page),
     /// Connections.
-    Connections(Vec<ConnectionRow>),
+    Connections(Page),
     /// Nodes.
     Info(Vec<NodeRow>),
 }
@@ -101,6 +101,11 @@ impl Page {
         row.close();
     }
 
+    /// Appends a connection.
+    pub fn push_connection(&mut self, row: &ConnectionRow) {
+        put_connection(self.next(), row);
+    }
+
     /// Appends the items of another page.
     pub fn append(&mut self, other: &Self) {
         if other.len > 0 {
@@ -108,6 +113,18 @@ impl Page {
             self.next().extend_from_slice(&other.json);
             self.len = len;
         }
+    }
+
+    /// Bytes that the items take in the answer.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        self.json.len()
+    }
+
+    /// Whether it has grown over [`PAGE_BYTES_MAX`]: then no more must be pushed.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.json.len() >= PAGE_BYTES_MAX
     }
 
     /// Number of items.
@@ -180,6 +197,22 @@ pub struct NodeRow {
     pub rss_bytes: u64,
 }
 
+impl ApiResult {
+    /// Bytes of the page in it, if it has one.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        match self {
+            Self::Presence(page)
+            | Self::Channels(page)
+            | Self::Connections(page)
+            | Self::History {
+                publications: page, ..
+            } => page.bytes_len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Writes the answer to a call that is not a batch, or the error of one that is:
 /// `{"result":{…}}` or `{"error":{…}}`.
 #[must_use]
@@ -243,9 +276,7 @@ fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
             }
         }
         ApiResult::Channels(rooms) => put_page(object.key("channels"), b"{}", rooms),
-        ApiResult::Connections(rows) => {
-            put_list(object.key("connections"), rows, put_connection);
-        }
+        ApiResult::Connections(rows) => put_page(object.key("connections"), b"[]", rows),
         ApiResult::Info(rows) => put_list(object.key("nodes"), rows, put_node),
     }
     object.close();
@@ -449,7 +480,7 @@ mod tests {
             r#"{"result":{"channels":{}}}"#,
         );
         check(
-            &Ok(ApiResult::Connections(Vec::new())),
+            &Ok(ApiResult::Connections(Page::default())),
             r#"{"result":{"connections":[]}}"#,
         );
         check(
@@ -513,18 +544,20 @@ mod tests {
             &Ok(ApiResult::Channels(channels)),
             r#"{"result":{"channels":{"z\\":{"num_clients":3},"a":{"num_clients":0}}}}"#,
         );
+        let mut connections = Page::default();
+        connections.push_connection(&ConnectionRow {
+            client: "5.1".into(),
+            peer: "127.0.0.1:5555".into(),
+            user: None,
+            rooms: vec![room("a"), room("#b")],
+            age_ms: 12,
+            queued: 1,
+            queued_bytes: 20,
+            sent: 3,
+            skipped: 4,
+        });
         check(
-            &Ok(ApiResult::Connections(vec![ConnectionRow {
-                client: "5.1".into(),
-                peer: "127.0.0.1:5555".into(),
-                user: None,
-                rooms: vec![room("a"), room("#b")],
-                age_ms: 12,
-                queued: 1,
-                queued_bytes: 20,
-                sent: 3,
-                skipped: 4,
-            }])),
+            &Ok(ApiResult::Connections(connections)),
             r##"{"result":{"connections":[{"id":"5.1","peer":"127.0.0.1:5555","user":"","rooms":["a","#b"],"age_ms":12,"queued":1,"queued_bytes":20,"sent":3,"skipped":4}]}}"##,
         );
         check(

@@ -33,6 +33,10 @@ pub use request::{
 use super::frame::Payload;
 use crate::base::{ConnId, Glob, Offset, RoomName, UserId};
 
+/// Most bytes of items in one answer, apart from the last item. A list of publications or
+/// connections ends there; other lists would be wrong if they did, and get code 106.
+pub const PAGE_BYTES_MAX: usize = 8 << 20;
+
 /// What a back end asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ApiCall {
