@@ -431,7 +431,7 @@ mod tests {
             ]
         );
         assert_eq!(of(&["--history-size=0"])[0], 0);
-        assert_eq!(of(&["--admin-listen=off"])[6..], [0, 0]);
+        assert_eq!(of(&["--admin-listen=off"])[6..], [0; 4]);
     }
 
     #[test]
