@@ -34,7 +34,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use roomcast::base::{ConnId, Limits, Now, Prng, RoomBudget};
+use roomcast::base::{self, ConnId, Limits, Now, Prng, RoomBudget};
 use roomcast::conn::send_queue::SendQueue;
 use roomcast::exchange::Effect;
 use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
@@ -239,7 +239,7 @@ impl World {
     fn new() -> Self {
         let limits = Limits::default();
         let now = Now {
-            instant: Instant::now(),
+            instant: base::Instant::ORIGIN,
             unix_ms: 1_767_225_600_000,
         };
         Self {

@@ -25,9 +25,8 @@
 )]
 
 use std::hint::black_box;
-use std::time::Instant;
 
-use roomcast::base::{ConnId, Limits, Now, RoomBudget, RoomName, Since};
+use roomcast::base::{self, ConnId, Limits, Now, RoomBudget, RoomName, Since};
 use roomcast::exchange::{Effect, Job, Replay};
 use roomcast::shard::RoomShard;
 use roomcast::wire::frame::Payload;
@@ -216,7 +215,7 @@ impl World {
             ..Limits::default()
         };
         let now = Now {
-            instant: Instant::now(),
+            instant: base::Instant::ORIGIN,
             unix_ms: 1_767_225_600_000,
         };
         Self {

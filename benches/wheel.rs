@@ -24,7 +24,7 @@ use std::env;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use roomcast::base::Prng;
+use roomcast::base::{self, Prng};
 use roomcast::timer::Wheel;
 
 use crate::counting_alloc::{CountingAlloc, Counts, counted};
@@ -73,9 +73,9 @@ struct Figures {
 }
 
 fn measure(keys: u32, rounds: u32) -> Figures {
-    let start = Instant::now();
+    let start = base::Instant::ORIGIN;
     let mut prng = Prng::new(u64::from(keys));
-    let plans: Vec<Vec<(u32, Instant)>> = (0..4)
+    let plans: Vec<Vec<(u32, base::Instant)>> = (0..4)
         .map(|_| shuffled_plan(&mut prng, keys, start))
         .collect();
     let operations = f64::from(keys) * f64::from(rounds);
@@ -113,8 +113,8 @@ fn measure(keys: u32, rounds: u32) -> Figures {
 }
 
 /// Every key once, in random order, each with a deadline within one ping interval.
-fn shuffled_plan(prng: &mut Prng, keys: u32, start: Instant) -> Vec<(u32, Instant)> {
-    let mut plan: Vec<(u32, Instant)> = (0..keys)
+fn shuffled_plan(prng: &mut Prng, keys: u32, start: base::Instant) -> Vec<(u32, base::Instant)> {
+    let mut plan: Vec<(u32, base::Instant)> = (0..keys)
         .map(|key| (key, start + prng.between(Duration::ZERO, PING_INTERVAL)))
         .collect();
     for end in (1..plan.len()).rev() {
@@ -123,7 +123,7 @@ fn shuffled_plan(prng: &mut Prng, keys: u32, start: Instant) -> Vec<(u32, Instan
     plan
 }
 
-fn set_all(wheel: &mut Wheel, plan: &[(u32, Instant)]) {
+fn set_all(wheel: &mut Wheel, plan: &[(u32, base::Instant)]) {
     for &(key, deadline) in plan {
         wheel.set(black_box(key), deadline);
     }

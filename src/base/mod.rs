@@ -22,4 +22,4 @@ pub use position::{Epoch, Offset, Position, Since};
 pub use prng::Prng;
 pub use room_budget::RoomBudget;
 pub use secret::Secret;
-pub use time::Now;
+pub use time::{Instant, Now};

@@ -4,9 +4,9 @@
 //! Never: keeps a timer. The wheel holds one entry a connection, and activity never touches it:
 //! when the entry fires, the deadlines are computed anew from what happened meanwhile.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::base::{Limits, Prng};
+use crate::base::{Instant, Limits, Prng};
 
 /// The clockwork of one open connection.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_silent_peer_is_pinged_once_and_then_given_up() {
         let limits = limits(Some(54), None);
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(1));
         let first = heartbeat
             .next_deadline(&limits)
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn an_answering_peer_is_pinged_every_interval() {
         let limits = limits(Some(54), None);
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(2));
         let mut now = heartbeat.next_deadline(&limits).expect("a deadline");
         for _ in 0..1000 {
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn beats_come_without_pings_and_do_not_pile_up() {
         let limits = limits(None, Some(10));
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(3));
         let stalled = start + seconds(1000);
         assert_eq!(heartbeat.poll(stalled, &limits), Due::Beat);

@@ -1,10 +1,10 @@
 //! A connection while it speaks plain HTTP: the head and the body of a request, the wait for its
 //! answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Connection, Entrance, Phase};
-use crate::base::{CloseReason, Limits};
+use crate::base::{CloseReason, Instant, Limits};
 use crate::wire::body::{BodyPlan, BodyReader};
 
 /// The body of an API call on its way in.

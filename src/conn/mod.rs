@@ -18,6 +18,7 @@
 
 pub mod heartbeat;
 mod http;
+mod peer;
 pub mod pressure;
 pub mod quota;
 mod reading;
@@ -26,14 +27,15 @@ mod writing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::heartbeat::Heartbeat;
 pub use self::http::{Body, HeadTimeout};
+use self::peer::Peer;
 use self::quota::Quota;
 use self::send_queue::SendQueue;
 pub use self::writing::AfterDrain;
-use crate::base::{CloseReason, ConnId, Identity, Limits, Offset, RoomName, Since};
+use crate::base::{CloseReason, ConnId, Identity, Instant, Limits, Offset, RoomName, Since};
 use crate::wire::frame;
 use crate::wire::raw::WireForm;
 use crate::wire::websocket::{Inbound, InputEnd};
@@ -56,8 +58,7 @@ pub struct Connection {
     pub id: ConnId,
     /// How it came in.
     pub entrance: Entrance,
-    /// The address at the other end.
-    pub peer: SocketAddr,
+    peer: Peer,
     /// When it was accepted.
     pub opened_at: Instant,
     /// What waits for its socket.
@@ -97,14 +98,7 @@ enum Phase {
         counted_bytes: usize,
     },
     /// The upgrade is granted but not sent before all rooms are joined.
-    Joining {
-        open: Box<Open>,
-        /// Rooms that no worker has been asked for, the next one last.
-        unasked: Vec<(RoomName, Since)>,
-        /// Rooms not joined, the unasked included.
-        pending: usize,
-        deadline: Instant,
-    },
+    Joining(Box<Joining>),
     /// A WebSocket.
     Open(Box<Open>),
     /// A close frame or a last response is on its way, or was sent and the peer's end is awaited.
@@ -118,6 +112,17 @@ enum Phase {
     Closed(CloseReason),
 }
 
+/// What a WebSocket needs that waits for its rooms.
+#[derive(Debug)]
+struct Joining {
+    open: Box<Open>,
+    /// Rooms that no worker has been asked for, the next one last.
+    unasked: Vec<(RoomName, Since)>,
+    /// Rooms not joined, the unasked included.
+    pending: usize,
+    deadline: Instant,
+}
+
 /// What a WebSocket needs.
 #[derive(Debug)]
 pub struct Open {
@@ -129,14 +134,21 @@ pub struct Open {
     pub input_end: Option<InputEnd>,
     /// Its clockwork.
     pub heartbeat: Heartbeat,
-    /// Rooms it has to catch up with before it is a live member, the next one last.
-    pub missed: Vec<Missed>,
+    /// What it has to catch up with before it is a live member everywhere.
+    pub catch_up: Option<Box<CatchUp>>,
     /// How it must be closed as soon as it is open.
     pub doom: Option<CloseReason>,
     /// How many messages it may send.
     pub quota: Quota,
     /// When its token runs out.
     pub expires_at: Option<Instant>,
+}
+
+/// The rooms that a connection has to catch up with.
+#[derive(Debug, Default)]
+pub struct CatchUp {
+    /// The next one last.
+    rooms: Vec<Missed>,
 }
 
 /// A room that a connection has to catch up with.
@@ -262,7 +274,7 @@ impl Connection {
         Self {
             id,
             entrance,
-            peer,
+            peer: peer.into(),
             opened_at: now,
             queue: SendQueue::default(),
             traffic: Traffic::default(),
@@ -289,49 +301,52 @@ impl Connection {
         };
         let pending = rooms.len();
         let unasked = rooms.into_iter().rev().collect();
-        self.phase = Phase::Joining {
+        self.phase = Phase::Joining(Box::new(Joining {
             open: Box::new(open),
             unasked,
             pending,
             deadline,
-        };
+        }));
     }
 
     /// Takes the next room that a worker is to be asked for, and how and from where the member will
     /// receive.
     pub fn next_room_to_join(&mut self) -> Option<(RoomName, Since, WireForm)> {
-        let Phase::Joining { open, unasked, .. } = &mut self.phase else {
+        let Phase::Joining(joining) = &mut self.phase else {
             return None;
         };
-        let Purpose::Rooms { form, .. } = open.purpose else {
+        let Purpose::Rooms { form, .. } = joining.open.purpose else {
             return None;
         };
-        unasked.pop().map(|(room, since)| (room, since, form))
+        joining
+            .unasked
+            .pop()
+            .map(|(room, since)| (room, since, form))
     }
 
     /// Puts back a room that could not be asked for.
     pub fn put_back_room_to_join(&mut self, room: RoomName, since: Since) {
-        if let Phase::Joining { unasked, .. } = &mut self.phase {
-            unasked.push((room, since));
+        if let Phase::Joining(joining) = &mut self.phase {
+            joining.unasked.push((room, since));
         }
     }
 
     /// One room more was joined. Returns whether it was the last, so that the connection is open.
     pub fn note_joined(&mut self) -> bool {
-        let Phase::Joining { pending, .. } = &mut self.phase else {
+        let Phase::Joining(joining) = &mut self.phase else {
             return false;
         };
-        *pending -= 1;
-        *pending == 0
+        joining.pending -= 1;
+        joining.pending == 0
     }
 
     /// Opens the WebSocket.
     pub fn open_up(&mut self) {
         let closed = Phase::Closed(CloseReason::Internal);
         self.phase = match std::mem::replace(&mut self.phase, closed) {
-            Phase::Joining { open, .. } => {
+            Phase::Joining(joining) => {
                 self.flags.was_open = true;
-                Phase::Open(open)
+                Phase::Open(joining.open)
             }
             other => other,
         };
@@ -429,8 +444,12 @@ impl Connection {
     /// A room was joined, and the connection has to catch up with it. If it `is_doomed` it will be
     /// closed instead as soon as it is open.
     pub fn add_missed(&mut self, missed: Missed, is_doomed: bool) {
-        if let Phase::Joining { open, .. } = &mut self.phase {
-            open.missed.insert(0, missed);
+        if let Phase::Joining(joining) = &mut self.phase {
+            let open = &mut joining.open;
+            open.catch_up
+                .get_or_insert_default()
+                .rooms
+                .insert(0, missed);
             self.flags.is_catching_up = true;
             if is_doomed {
                 open.doom = Some(CloseReason::InsufficientState);
@@ -443,35 +462,53 @@ impl Connection {
         if !self.flags.is_catching_up {
             return None;
         }
-        self.open_mut()?.missed.last_mut()
+        self.open_mut()?.catch_up.as_mut()?.rooms.last_mut()
     }
 
     /// The connection has caught up with its next room.
     pub fn remove_next_missed(&mut self) {
-        if let Phase::Open(open) = &mut self.phase {
-            open.missed.pop();
-            self.flags.is_catching_up = !open.missed.is_empty();
-        }
+        self.change_missed(|rooms| {
+            rooms.pop();
+        });
     }
 
     /// Takes the rooms that it has not caught up with.
     pub fn take_missed(&mut self) -> Vec<Missed> {
-        self.flags.is_catching_up = false;
-        match &mut self.phase {
-            Phase::Open(open) | Phase::Joining { open, .. } => std::mem::take(&mut open.missed),
-            _ => Vec::new(),
-        }
+        let mut taken = Vec::new();
+        self.change_missed(|rooms| taken = std::mem::take(rooms));
+        taken
     }
 
     /// Takes the room of that name out of those to catch up with; returns whether it was there.
     pub fn remove_missed(&mut self, room: &RoomName) -> bool {
-        let Phase::Open(open) = &mut self.phase else {
-            return false;
+        let mut is_removed = false;
+        self.change_missed(|rooms| {
+            let before = rooms.len();
+            rooms.retain(|missed| missed.room != *room);
+            is_removed = rooms.len() < before;
+        });
+        is_removed
+    }
+
+    fn change_missed(&mut self, change: impl FnOnce(&mut Vec<Missed>)) {
+        let open = match &mut self.phase {
+            Phase::Open(open) => open,
+            Phase::Joining(joining) => &mut joining.open,
+            _ => return,
         };
-        let before = open.missed.len();
-        open.missed.retain(|missed| missed.room != *room);
-        self.flags.is_catching_up = !open.missed.is_empty();
-        open.missed.len() < before
+        if let Some(catch_up) = &mut open.catch_up {
+            change(&mut catch_up.rooms);
+            if catch_up.rooms.is_empty() {
+                open.catch_up = None;
+                self.flags.is_catching_up = false;
+            }
+        }
+    }
+
+    /// The address at the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer.address()
     }
 
     /// Whether it has rooms to catch up with.
@@ -495,7 +532,8 @@ impl Connection {
     #[must_use]
     pub fn purpose(&self) -> Option<&Purpose> {
         match &self.phase {
-            Phase::Open(open) | Phase::Joining { open, .. } => Some(&open.purpose),
+            Phase::Open(open) => Some(&open.purpose),
+            Phase::Joining(joining) => Some(&joining.open.purpose),
             _ => None,
         }
     }
@@ -503,7 +541,7 @@ impl Connection {
     /// Whether it waits for rooms.
     #[must_use]
     pub fn is_joining(&self) -> bool {
-        matches!(self.phase, Phase::Joining { .. })
+        matches!(self.phase, Phase::Joining(_))
     }
 
     /// Whether it is closing or closed.
@@ -527,9 +565,8 @@ impl Connection {
     #[must_use]
     pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
         match &self.phase {
-            Phase::Head { deadline, .. }
-            | Phase::Joining { deadline, .. }
-            | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Head { deadline, .. } | Phase::Closing { deadline, .. } => Some(*deadline),
+            Phase::Joining(joining) => Some(joining.deadline),
             Phase::Body(body) => Some(body.deadline),
             Phase::Answering { .. } => self.write_deadline(limits),
             Phase::Open(open) => {

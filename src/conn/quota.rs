@@ -4,9 +4,9 @@
 //! instant at which the bucket is full again by one interval, and may not move it further ahead
 //! than the burst. Never: keeps a timer, or delays anything; it says yes or no.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::base::Limits;
+use crate::base::{Instant, Limits};
 
 /// The bucket of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ mod tests {
             message_burst: 3,
             ..Limits::default()
         };
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut quota = Quota::new(start);
         let taken = (0..10).filter(|_| quota.take(start, &limits)).count();
         assert_eq!(taken, 3);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_everything_passes_and_the_burst_defaults_to_two_seconds() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut quota = Quota::new(start);
         assert!((0..1000).all(|_| quota.take(start, &Limits::default())));
         let limits = Limits {

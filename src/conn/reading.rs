@@ -12,7 +12,7 @@ impl Connection {
             Phase::Head { .. } | Phase::Body(_) | Phase::Closing { .. } => true,
             Phase::Calling { .. }
             | Phase::Answering { .. }
-            | Phase::Joining { .. }
+            | Phase::Joining(_)
             | Phase::Closed(_) => false,
             Phase::Open(open) => {
                 open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)

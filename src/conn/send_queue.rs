@@ -29,7 +29,8 @@ pub struct SendQueue {
     /// The first entry stands in the queue itself: nearly every queue holds one or none, and a
     /// queue behind a pointer would cost each delivery one more cache line.
     front: Option<Entry>,
-    rest: VecDeque<Entry>,
+    /// Those behind it; `None` while there never were any or they are long gone.
+    rest: Option<Box<Rest>>,
     /// End of the frame in flight in the first entry; where the entry starts, between frames.
     frame_end: u32,
     level: Level,
@@ -40,6 +41,10 @@ pub struct SendQueue {
     /// The first entry is the answer to an upgrade.
     has_preamble: bool,
 }
+
+/// The entries behind the first.
+#[derive(Debug, Default)]
+struct Rest(VecDeque<Entry>);
 
 #[derive(Debug)]
 struct Entry {
@@ -90,7 +95,7 @@ impl SendQueue {
             self.frame_end = 0;
             self.front = Some(entry);
         } else {
-            self.rest.push_back(entry);
+            self.rest.get_or_insert_default().0.push_back(entry);
         }
     }
 
@@ -127,7 +132,7 @@ impl SendQueue {
             self.frame_end = front.end;
         }
         self.front.take_if(|front| self.frame_end == front.start);
-        self.rest = VecDeque::new();
+        self.rest = None;
         self.level = Level::default();
         if let Some(front) = &mut self.front {
             front.end = self.frame_end;
@@ -148,7 +153,7 @@ impl SendQueue {
     #[must_use]
     pub fn lone_piece(&self) -> Option<&[u8]> {
         let front = self.front.as_ref()?;
-        let is_lone = self.rest.is_empty() && self.lane.is_none();
+        let is_lone = self.lane.is_none() && self.rest().next().is_none();
         is_lone.then(|| &front.frames.bytes()[front.start as usize..front.end as usize])
     }
 
@@ -180,7 +185,7 @@ impl SendQueue {
         } else if let Some(front) = &self.front {
             put(&front.frames.bytes()[front.start as usize..front.end as usize]);
         }
-        for entry in &self.rest {
+        for entry in self.rest() {
             if !put(&entry.frames.bytes()[entry.start as usize..entry.end as usize]) {
                 break;
             }
@@ -198,8 +203,11 @@ impl SendQueue {
             written = self.advance_front(written, false);
         }
         debug_assert_eq!(written, 0, "more was written than was queued");
-        if self.front.is_none() && self.rest.capacity() > ENTRIES_KEPT {
-            self.rest = VecDeque::new();
+        if self.front.is_none()
+            && let Some(rest) = &self.rest
+            && rest.0.capacity() > ENTRIES_KEPT
+        {
+            self.rest = None;
         }
     }
 
@@ -218,7 +226,7 @@ impl SendQueue {
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
         let mut level = Level::default();
-        for entry in self.front.iter().chain(&self.rest) {
+        for entry in self.front.iter().chain(self.rest()) {
             assert!(entry.start < entry.end, "a finished entry must be gone");
             level.bytes += (entry.end - entry.start) as usize;
             level.publications += entry.publications as usize;
@@ -227,7 +235,7 @@ impl SendQueue {
             level, self.level,
             "the level must be the sum of the entries"
         );
-        assert!(self.front.is_some() || self.rest.is_empty());
+        assert!(self.front.is_some() || self.rest().next().is_none());
         if let Some(front) = &self.front {
             let boundary = front.frames.boundary_from(front.start);
             assert!(self.frame_end == boundary || self.has_preamble);
@@ -243,6 +251,11 @@ impl SendQueue {
             // One more may be in flight.
             assert!(unsent(ControlKind::Ping) <= 2 && unsent(ControlKind::Pong) <= PONGS_MAX + 1);
         }
+    }
+
+    /// The entries behind the first.
+    fn rest(&self) -> impl Iterator<Item = &Entry> {
+        self.rest.iter().flat_map(|rest| &rest.0)
     }
 
     fn push_control(&mut self, kind: ControlKind, bytes: &[u8]) {
@@ -286,7 +299,7 @@ impl SendQueue {
         self.level.bytes -= step;
         if front.start == front.end {
             self.level.publications -= front.publications as usize;
-            self.front = self.rest.pop_front();
+            self.front = self.rest.as_mut().and_then(|rest| rest.0.pop_front());
             self.has_preamble = false;
             self.frame_end = self.front.as_ref().map_or(0, |next| next.start);
         } else if step > 0 {

@@ -1,9 +1,7 @@
 //! When a connection is written to, and what follows when everything was written.
 
-use std::time::Instant;
-
 use super::{Connection, Phase};
-use crate::base::Limits;
+use crate::base::{Instant, Limits};
 
 /// What follows when everything queued was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

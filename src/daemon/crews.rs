@@ -1,8 +1,6 @@
 //! The two crews a loop can have: worker threads, or itself.
 
-use std::time::Instant;
-
-use crate::base::Now;
+use crate::base::{Instant, Now};
 use crate::exchange::{Effect, Job};
 use crate::net::Crew;
 use crate::shard::RoomShard;

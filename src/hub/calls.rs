@@ -198,7 +198,7 @@ impl<S> Hub<S> {
             users: self.users.len(),
             channels: self.members.rooms_len(),
             subscriptions: self.members.members_len(),
-            uptime_secs: now.instant.duration_since(self.start).as_secs(),
+            uptime_secs: now.instant.saturating_duration_since(self.start).as_secs(),
             cpu_percent: figures.cpu_percent,
             rss_bytes: figures.rss_bytes,
         };
@@ -453,7 +453,7 @@ impl<S> Hub<S> {
             let age = now.instant.saturating_duration_since(conn.opened_at);
             page.push_connection(&ConnectionRow {
                 client: conn.id.to_string().into(),
-                peer: conn.peer.to_string().into(),
+                peer: conn.peer().to_string().into(),
                 user: identity.map(|one| one.user.clone()),
                 rooms: rooms.map(|(room, _)| room.name().clone()).collect(),
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),

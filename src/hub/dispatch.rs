@@ -221,7 +221,7 @@ impl<S> Hub<S> {
         if let Some(events) = &mut self.events {
             events.push_back(Event::Opened {
                 conn: id,
-                peer: entry.conn.peer,
+                peer: entry.conn.peer(),
                 user: identity.map(|one| one.user.clone()),
             });
         }

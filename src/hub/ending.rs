@@ -1,9 +1,7 @@
 //! The way out: from a reason to a close frame, to silence, to the reaper.
 
-use std::time::Instant;
-
 use super::{Hub, mark_dirty};
-use crate::base::{CloseReason, ConnId, Now, RoomName};
+use crate::base::{CloseReason, ConnId, Instant, Now, RoomName};
 use crate::conn::heartbeat::Due;
 use crate::conn::{HeadTimeout, Purpose};
 use crate::exchange::Job;

@@ -37,7 +37,6 @@ mod users;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use self::admission::Admission;
 use self::calls::Calls;
@@ -47,7 +46,7 @@ pub use self::events::Event;
 use self::jobs::{Jobs, Waiter};
 use self::table::Table;
 use self::users::Users;
-use crate::base::{AllowedOrigins, CloseReason, ConnId, Limits, Now, Prng, Secret};
+use crate::base::{AllowedOrigins, CloseReason, ConnId, Instant, Limits, Now, Prng, Secret};
 use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
 use crate::conn::{AfterDrain, Connection, Traffic};
@@ -390,7 +389,7 @@ impl<S> Hub<S> {
                 continue;
             };
             let conn = entry.conn;
-            self.admission.release(conn.entrance, conn.peer.ip());
+            self.admission.release(conn.entrance, conn.peer().ip());
             let reason = conn.closed_reason().unwrap_or(CloseReason::Internal);
             self.counters.closes[reason.index()] += 1;
             let code = conn.close_code();
@@ -401,7 +400,7 @@ impl<S> Hub<S> {
             }
             let farewell = Farewell {
                 id,
-                peer: conn.peer,
+                peer: conn.peer(),
                 reason,
                 code,
                 opened_at: conn.opened_at,

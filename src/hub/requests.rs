@@ -1,7 +1,7 @@
 //! HTTP: which request gets what, and how one becomes a WebSocket.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderName, Method, Request, StatusCode};
@@ -10,7 +10,7 @@ use super::api::API_PATH;
 use super::calls::Inquiry;
 use super::{Hub, mark_dirty};
 use crate::auth::{self, Grants};
-use crate::base::{CloseReason, ConnId, Identity, Now, RoomName, Since};
+use crate::base::{CloseReason, ConnId, Identity, Instant, Now, RoomName, Since};
 use crate::conn::heartbeat::Heartbeat;
 use crate::conn::quota::Quota;
 use crate::conn::{Entrance, Open, Purpose};
@@ -280,7 +280,7 @@ impl<S> Hub<S> {
                     purpose,
                     input_end: None,
                     heartbeat,
-                    missed: Vec::new(),
+                    catch_up: None,
                     doom: None,
                     quota: Quota::new(now.instant),
                     expires_at,
@@ -341,7 +341,7 @@ impl<S> Hub<S> {
         Ok(Credentials {
             identity: Some(Arc::new(identity)),
             grants: claims.grants,
-            expires_at: left.and_then(|left| now.instant.checked_add(left)),
+            expires_at: left.map(|left| now.instant + left),
         })
     }
 

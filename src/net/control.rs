@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use slab::Slab;
 
 use super::event_loop::LoopCounters;
 use super::socket::Socket;
-use crate::base::Now;
+use crate::base::{Instant, Now};
 use crate::hub::{Event, Hub, HubCounters, ProgramCall, ProgramReply};
 
 /// Asks things of a running loop, from any thread.

@@ -1,8 +1,6 @@
 //! What the loop needs of those who do its jobs, be they threads or itself.
 
-use std::time::Instant;
-
-use crate::base::Now;
+use crate::base::{Instant, Now};
 use crate::exchange::{Effect, Job};
 
 /// The workers, as the loop sees them. Nothing here waits.

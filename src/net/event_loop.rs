@@ -24,7 +24,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
 
@@ -33,7 +33,7 @@ use super::control::{Order, Orders};
 use super::crew::Crew;
 use super::listener::{Accepted, Listener};
 use super::socket::{ReadOutcome, Socket};
-use crate::base::{CloseReason, ConnId, Now, Severity};
+use crate::base::{CloseReason, ConnId, Instant, Now, Severity};
 use crate::clock;
 use crate::hub::{Farewell, Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
 

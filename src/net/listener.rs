@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::base::Instant;
 
 /// A listening socket.
 #[derive(Debug)]

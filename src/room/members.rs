@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::base::{Delivery, Offset, RoomName};
 use crate::wire::raw::WireForm;
@@ -21,7 +22,7 @@ pub struct Members {
     rooms: Slab<Room>,
     by_name: HashMap<RoomName, usize>,
     /// By slot of the connection.
-    rooms_of: Vec<Vec<Place>>,
+    rooms_of: Vec<SmallVec<[Place; 1]>>,
     members_len: usize,
 }
 
@@ -84,7 +85,7 @@ impl Members {
             }
         };
         if self.rooms_of.len() <= slot as usize {
-            self.rooms_of.resize_with(slot as usize + 1, Vec::new);
+            self.rooms_of.resize_with(slot as usize + 1, SmallVec::new);
         }
         let room = &mut self.rooms[key];
         room.offset = room.offset.max(offset);
@@ -130,7 +131,7 @@ impl Members {
             self.rooms[room as usize].members[index as usize].back = place as u32;
         }
         if self.rooms_of[slot as usize].is_empty() {
-            self.rooms_of[slot as usize] = Vec::new();
+            self.rooms_of[slot as usize] = SmallVec::new();
         }
         let room = &mut self.rooms[key as usize];
         let left = room.members.swap_remove(index as usize);
@@ -217,7 +218,7 @@ impl Members {
         assert_eq!(members_len, self.members_len);
         assert_eq!(
             members_len,
-            self.rooms_of.iter().map(Vec::len).sum::<usize>()
+            self.rooms_of.iter().map(SmallVec::len).sum::<usize>()
         );
     }
 }

@@ -4,8 +4,8 @@
 //! so that joining, leaving and both counts take the same time however many there are.
 //! Never: asks whether somebody is still there; who leaves is taken out.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::base::{ConnId, Identity, UserId};
@@ -13,7 +13,8 @@ use crate::base::{ConnId, Identity, UserId};
 /// The clients of one room.
 #[derive(Debug, Default)]
 pub struct Presence {
-    clients: HashMap<ConnId, Option<Arc<Identity>>>,
+    identified: HashMap<ConnId, Arc<Identity>>,
+    anonymous: HashSet<ConnId>,
     /// Clients of each user.
     users: HashMap<UserId, u32>,
 }
@@ -21,18 +22,21 @@ pub struct Presence {
 impl Presence {
     /// A client has joined.
     pub fn join(&mut self, client: ConnId, identity: Option<Arc<Identity>>) {
-        if let Some(identity) = &identity {
-            *self.users.entry(identity.user.clone()).or_default() += 1;
-        }
-        let before = self.clients.insert(client, identity);
-        debug_assert!(before.is_none(), "{client} has joined twice");
+        let is_new = match identity {
+            Some(identity) => {
+                *self.users.entry(identity.user.clone()).or_default() += 1;
+                self.identified.insert(client, identity).is_none()
+            }
+            None => self.anonymous.insert(client),
+        };
+        debug_assert!(is_new, "{client} has joined twice");
     }
 
     /// A client has left.
     pub fn leave(&mut self, client: ConnId) {
-        let left = self.clients.remove(&client);
-        debug_assert!(left.is_some(), "{client} has left without having joined");
-        let Some(Some(identity)) = left else {
+        let Some(identity) = self.identified.remove(&client) else {
+            let was_there = self.anonymous.remove(&client);
+            debug_assert!(was_there, "{client} has left without having joined");
             return;
         };
         if let Entry::Occupied(mut count) = self.users.entry(identity.user.clone()) {
@@ -46,7 +50,7 @@ impl Presence {
     /// Number of clients.
     #[must_use]
     pub fn clients_len(&self) -> usize {
-        self.clients.len()
+        self.identified.len() + self.anonymous.len()
     }
 
     /// Number of different users among them; clients without a user do not count.
@@ -57,14 +61,15 @@ impl Presence {
 
     /// The clients, in no order.
     pub fn clients(&self) -> impl Iterator<Item = (ConnId, Option<&Identity>)> {
-        self.clients
-            .iter()
-            .map(|(client, identity)| (*client, identity.as_deref()))
+        let identified = self.identified.iter();
+        identified
+            .map(|(client, identity)| (*client, Some(&**identity)))
+            .chain(self.anonymous.iter().map(|client| (*client, None)))
     }
 
     /// Asserts that the counts are right; for tests.
     pub fn check_invariants(&self) {
-        let identified = self.clients.values().flatten().count();
+        let identified = self.identified.len();
         let counted: usize = self.users.values().map(|count| *count as usize).sum();
         assert_eq!(identified, counted);
         assert!(self.users.values().all(|count| *count > 0));

@@ -23,11 +23,10 @@ mod retention;
 mod subscribe;
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
 
 use self::recent::Recent;
 use self::retention::Retention;
-use crate::base::{Epoch, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName};
+use crate::base::{Epoch, Instant, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName};
 use crate::exchange::{CallPart, Effect, Job};
 use crate::room::batch::Batch;
 use crate::room::history::{Bounds, History};
@@ -37,7 +36,8 @@ use crate::wire::raw::WireForm;
 /// The rooms of one worker.
 #[derive(Debug)]
 pub struct RoomShard {
-    rooms: HashMap<RoomName, Room>,
+    /// Boxed, so that the table can grow in no time.
+    rooms: HashMap<RoomName, Box<Room>>,
     effects: VecDeque<Effect>,
     /// Rooms with something gathered, in the order in which they began to gather.
     gathering: VecDeque<(Instant, RoomName)>,
@@ -218,14 +218,15 @@ impl RoomShard {
             }
             let epoch = Epoch::from_number(self.epochs.next_u64());
             let history = History::new(Offset(1), self.retention.complete_since_ms());
-            self.rooms.insert(name.clone(), Room::new(epoch, history));
+            let room = Box::new(Room::new(epoch, history));
+            self.rooms.insert(name.clone(), room);
         }
         let room = self.rooms.get_mut(name)?;
         Some((room, &mut self.effects))
     }
 
     fn remove_if_idle(&mut self, name: &RoomName) {
-        if !self.rooms.get(name).is_some_and(Room::is_idle) {
+        if !self.rooms.get(name).is_some_and(|room| room.is_idle()) {
             return;
         }
         if let Some(room) = self.rooms.remove(name) {

@@ -8,9 +8,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::base::{Now, Position, RoomName};
+use crate::base::{Instant, Now, Position, RoomName};
 
 /// How long a key is remembered.
 const KEPT: Duration = Duration::from_secs(300);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_key_is_known_for_five_minutes_and_within_the_bound() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let now = |secs| Now {
             instant: start + Duration::from_secs(secs),
             unix_ms: 0,

@@ -8,10 +8,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::RoomShard;
-use crate::base::{Now, RoomName};
+use crate::base::{Instant, Now, RoomName};
 use crate::room::history::History;
 
 /// What is remembered of all rooms.

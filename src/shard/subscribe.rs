@@ -127,10 +127,10 @@ const PART_PUBLICATIONS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::super::RoomShard;
-    use crate::base::{ConnId, Limits, Now, Offset, RoomBudget, RoomName, Since};
+    use crate::base::{ConnId, Instant, Limits, Now, Offset, RoomBudget, RoomName, Since};
     use crate::exchange::{Broadcast, Effect, Job, Replay};
     use crate::wire::frame::Payload;
     use crate::wire::raw::WireForm;
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_merge_is_closed_before_membership_changes() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let mut shard = shard(&Limits::default(), start);
         for job in [
             subscribe(A, WireForm::Raw),
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_interval_gathers_and_the_bound_releases() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let limits = Limits {
             batch_interval: Duration::from_millis(50),
             outbound_publications_max: 6,
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_room_nobody_is_in_answers_its_publisher_and_goes() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let limits = Limits {
             history_publications_max: 0,
             ..Limits::default()
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_member_catches_up_in_parts_and_then_is_live() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let limits = Limits {
             outbound_publications_max: 4,
             ..Limits::default()
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn strangers_who_make_up_rooms_stay_within_memory_and_places() {
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let limits = Limits {
             history_memory_bytes_max: 100_000,
             history_ttl: Duration::from_secs(10),

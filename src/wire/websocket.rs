@@ -31,9 +31,13 @@ pub trait Replies {
     fn pong(&mut self, frame: &[u8]);
 }
 
-/// What is remembered of the input of one connection.
+/// The input of one connection. Nothing is allocated for it between messages.
 #[derive(Debug, Default)]
-pub struct Inbound {
+pub struct Inbound(Option<Box<InHand>>);
+
+/// What is remembered of an input that is not at rest.
+#[derive(Debug, Default)]
+struct InHand {
     /// The beginning of a frame whose end has not come.
     partial: Vec<u8>,
     /// Whole frames handed to the context, of which it has not read all.
@@ -65,6 +69,34 @@ pub enum InputEnd {
 impl Inbound {
     /// Adds what was read. Messages of up to `message_bytes_max` bytes are accepted.
     pub fn feed(&mut self, bytes: &[u8], message_bytes_max: usize) {
+        let in_hand = self.0.get_or_insert_default();
+        in_hand.feed(bytes, message_bytes_max);
+    }
+
+    /// The next message, or `None` when more input is needed. Pongs go to `replies`.
+    ///
+    /// # Errors
+    /// The end of the input, after every message that came before it.
+    pub fn poll(&mut self, replies: &mut impl Replies) -> Result<Option<Payload>, InputEnd> {
+        let Some(in_hand) = &mut self.0 else {
+            return Ok(None);
+        };
+        let polled = in_hand.poll(replies);
+        if matches!(polled, Ok(None)) && in_hand.is_at_rest() {
+            self.0 = None;
+        }
+        polled
+    }
+
+    /// Whether all that was fed has been polled.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.0.as_ref().is_none_or(|in_hand| in_hand.is_drained())
+    }
+}
+
+impl InHand {
+    fn feed(&mut self, bytes: &[u8], message_bytes_max: usize) {
         debug_assert!(
             self.is_drained(),
             "fed before all of the last input was polled"
@@ -86,11 +118,7 @@ impl Inbound {
         }
     }
 
-    /// The next message, or `None` when more input is needed. Pongs go to `replies`.
-    ///
-    /// # Errors
-    /// The end of the input, after every message that came before it.
-    pub fn poll(&mut self, replies: &mut impl Replies) -> Result<Option<Payload>, InputEnd> {
+    fn poll(&mut self, replies: &mut impl Replies) -> Result<Option<Payload>, InputEnd> {
         while self.yields > 0 {
             self.yields -= 1;
             if let Some(payload) = self.read_one(replies)? {
@@ -110,9 +138,12 @@ impl Inbound {
         }
     }
 
-    /// Whether all that was fed has been polled.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
+    /// Whether nothing has to be remembered.
+    fn is_at_rest(&self) -> bool {
+        self.is_drained() && self.partial.is_empty() && self.context.is_none() && !self.is_open
+    }
+
+    fn is_drained(&self) -> bool {
         self.yields == 0 && !self.fragments_follow && self.failure.is_none()
     }
 
@@ -358,11 +389,7 @@ mod tests {
             assert_eq!(texts, [&b"hello"[..], b"", b"fragmented"], "step {step}");
             assert_eq!(messages[3].bytes(), [7; 300]);
             assert_eq!(replies, [b"\x8a\x04ping"]);
-            assert!(
-                inbound.context.is_none() && inbound.partial.is_empty(),
-                "step {step}"
-            );
-            assert_eq!(inbound.partial.capacity() + inbound.ready.capacity(), 0);
+            assert!(inbound.0.is_none(), "step {step}: something is kept");
         }
     }
 
@@ -418,7 +445,8 @@ mod tests {
         claim[2] = 0x7f;
         let (_, _, end, inbound) = run(&claim, 5000);
         assert_eq!(end, Some(InputEnd::Failed(CloseReason::TooBig)));
-        assert!(inbound.partial.capacity() <= claim.len() && inbound.context.is_none());
+        let in_hand = inbound.0.expect("a broken input is not at rest");
+        assert!(in_hand.partial.capacity() <= claim.len() && in_hand.context.is_none());
         // So does one that brings a fragmented message over it.
         let first = frame(0x02, &[0; 600]);
         let claim = [&first[..], &[0x80, 0x80 | 126, 1, 145, 0, 0, 0, 0]].concat();
@@ -428,7 +456,8 @@ mod tests {
         let mut inbound = Inbound::default();
         inbound.feed(&[0x82, 0x80 | 126, 3, 232, 0, 0, 0, 0], 1000);
         assert_eq!(inbound.poll(&mut Sent::default()), Ok(None));
-        assert!(inbound.partial.capacity() < 64 && inbound.context.is_none());
+        let in_hand = inbound.0.expect("a broken input is not at rest");
+        assert!(in_hand.partial.capacity() < 64 && in_hand.context.is_none());
     }
 
     #[test]

@@ -101,11 +101,14 @@ fn work(mut shard: RoomShard, jobs: &Receiver<Job>, effects: &EffectSender) {
                 Ok(job) => Some(job),
                 Err(_) => return,
             },
-            Some(deadline) => match jobs.recv_deadline(deadline) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
-            },
+            Some(deadline) => {
+                let now = clock::read().instant;
+                match jobs.recv_timeout(deadline.saturating_duration_since(now)) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
         };
         let now = clock::read();
         if let Some(job) = first {

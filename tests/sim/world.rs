@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use roomcast::base::{
-    CloseReason, ConnId, Delivery, DuplicateLogin, Glob, Limits, Now, Prng, RoomBudget, RoomName,
+    CloseReason, ConnId, Delivery, DuplicateLogin, Glob, Instant, Limits, Now, Prng, RoomBudget,
+    RoomName,
 };
 use roomcast::exchange::{Effect, Job};
 use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
@@ -79,7 +80,7 @@ impl World {
         };
         limits.check().expect("the simulator's limits hold");
         let workers = one_of(&mut prng, &[1, 2, 3]);
-        let start = Instant::now();
+        let start = Instant::ORIGIN;
         let budget = RoomBudget::new(1000);
         let hub = Hub::new(
             limits.clone(),
