@@ -275,6 +275,7 @@ impl World {
                 echo: true,
                 after,
                 owed_after,
+                joined_at: after,
             };
             self.shard.handle_job(self.now, job);
             let part = black_box(self.shard.poll_effect());

@@ -42,6 +42,8 @@ pub enum Job {
         after: Offset,
         /// What it misses of the publications up to this one is not told.
         owed_after: Offset,
+        /// The last publication before it joined.
+        joined_at: Offset,
     },
     /// The connection is a member no longer. Not answered.
     Unsubscribe {

@@ -712,6 +712,49 @@ fn assert_stopped(handle: &Handle) {
 }
 
 #[test]
+fn what_was_asked_before_the_end_is_done_before_it() {
+    for workers in WORKERS {
+        let mut running = Running::start(&[workers, "--batch-interval=100ms"]);
+        let mut member = running.connect("/ws?room=a");
+        let receipts: Vec<_> = (1..=20)
+            .map(|number| running.handle.publish("a", number.to_string()))
+            .collect();
+        running.handle.shutdown();
+        assert_eq!(
+            running.handle.publish("a", "too late").unwrap_err(),
+            CallError::Stopped,
+            "told to end, it takes nothing more"
+        );
+        for (receipt, number) in receipts.into_iter().zip(1..) {
+            let position = outcome(receipt.expect("taken")).expect("published");
+            assert_eq!(position.offset.0, number);
+            assert_eq!(member.recv_text(), number.to_string());
+        }
+        member.drain_to_close(3001, "shutdown");
+        drop(member);
+        running.wait();
+    }
+}
+
+#[test]
+fn an_id_means_nobody_after_another_start() {
+    let running = Running::start(&[]);
+    let (other, events) = Running::with_events(&[], 10);
+    let mut client = other.connect("/ws?room=a");
+    let conn = opened(&events, &client);
+    // The first connection of each has the same place in its table.
+    let mut namesake = running.connect("/ws?room=a");
+    let closing = running.handle.close(conn, 4000, "not you");
+    outcome(closing.expect("taken")).expect("closing nobody is no error");
+    outcome(running.handle.publish("a", "still here").expect("taken")).expect("published");
+    assert_eq!(namesake.recv_text(), "still here");
+    other.handle.publish("a", "me too").expect("taken");
+    assert_eq!(client.recv_text(), "me too");
+    running.end(namesake);
+    other.end(client);
+}
+
+#[test]
 fn calls_after_the_end_say_so() {
     for workers in WORKERS {
         let mut server = Running::start(&[workers]);

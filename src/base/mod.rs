@@ -12,6 +12,7 @@ mod prng;
 mod room_budget;
 mod secret;
 mod time;
+mod totals;
 
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
@@ -23,3 +24,4 @@ pub use prng::Prng;
 pub use room_budget::RoomBudget;
 pub use secret::Secret;
 pub use time::{Instant, Now};
+pub use totals::ShardTotals;

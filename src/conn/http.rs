@@ -44,13 +44,21 @@ impl Connection {
             rest,
             end,
             counted_bytes: 0,
+            deadline: None,
         };
     }
 
-    /// So many bytes of the answer are counted until it is written.
-    pub fn set_counted_bytes(&mut self, bytes: usize) {
-        if let Phase::Answering { counted_bytes, .. } = &mut self.phase {
+    /// So many bytes of the answer are counted until it is written. Since others wait for them,
+    /// there is a time for it, however slowly the peer reads.
+    pub fn set_counted_bytes(&mut self, now: Instant, bytes: usize) {
+        if let Phase::Answering {
+            counted_bytes,
+            deadline,
+            ..
+        } = &mut self.phase
+        {
             *counted_bytes = bytes;
+            *deadline = Some(now + LONG_ANSWER_TIME);
         }
     }
 
@@ -189,6 +197,9 @@ impl Connection {
         }
     }
 }
+
+/// How long a long answer may take to be read: 280 KB a second for the longest.
+const LONG_ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// How long the admin listener keeps a connection that asks for nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(120);

@@ -96,6 +96,8 @@ enum Phase {
         end: Option<CloseReason>,
         /// Bytes of a long answer that are counted until it is written.
         counted_bytes: usize,
+        /// When such an answer must be written.
+        deadline: Option<Instant>,
     },
     /// The upgrade is granted but not sent before all rooms are joined.
     Joining(Box<Joining>),
@@ -160,6 +162,8 @@ pub struct Missed {
     pub after: Offset,
     /// What it misses of the publications up to this one is not told.
     pub owed_after: Offset,
+    /// The last publication before the connection joined.
+    pub joined_at: Offset,
     /// Whether the next part was asked for.
     pub is_asked: bool,
 }
@@ -568,7 +572,10 @@ impl Connection {
             Phase::Head { deadline, .. } | Phase::Closing { deadline, .. } => Some(*deadline),
             Phase::Joining(joining) => Some(joining.deadline),
             Phase::Body(body) => Some(body.deadline),
-            Phase::Answering { .. } => self.write_deadline(limits),
+            Phase::Answering { deadline, .. } => [self.write_deadline(limits), *deadline]
+                .into_iter()
+                .flatten()
+                .min(),
             Phase::Open(open) => {
                 let write = self.write_deadline(limits);
                 [write, open.heartbeat.next_deadline(limits), open.expires_at]

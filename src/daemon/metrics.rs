@@ -1,13 +1,18 @@
 //! Names for what the parts have counted.
 
-use crate::base::CloseReason;
+use crate::base::{CloseReason, RoomBudget, ShardTotals};
 use crate::hub::HubCounters;
 use crate::net::LoopCounters;
 use crate::ops::log::dropped_lines;
 use crate::ops::metrics::Exposition;
 
 /// The text of `/metrics`.
-pub(super) fn render(hub: &HubCounters, turns: LoopCounters) -> String {
+pub(super) fn render(
+    hub: &HubCounters,
+    turns: LoopCounters,
+    rooms: &RoomBudget,
+    shards: &ShardTotals,
+) -> String {
     let mut text = Exposition::default();
     text.gauge(
         "connections",
@@ -18,6 +23,21 @@ pub(super) fn render(hub: &HubCounters, turns: LoopCounters) -> String {
     .gauge("users", "Users with a connection now.", hub.users)
     .gauge("members", "Memberships now.", hub.members)
     .gauge("rooms", "Rooms with members now.", hub.rooms)
+    .gauge(
+        "rooms_alive",
+        "Rooms that take a place of --max-rooms now: with members or with history.",
+        rooms.used(),
+    )
+    .gauge(
+        "history_bytes",
+        "What history takes of --history-memory now.",
+        shards.history_bytes(),
+    )
+    .counter(
+        "idempotency_keys_forgotten_total",
+        "Idempotency keys forgotten before five minutes were over, for want of room.",
+        shards.keys_forgotten(),
+    )
     .counter("accepted_total", "Connections let in.", hub.accepted)
     .counter(
         "dropped_total",

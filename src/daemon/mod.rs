@@ -22,7 +22,7 @@ use crossbeam_channel::bounded;
 
 use self::crews::{Inline, Threads};
 pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
-use crate::base::RoomBudget;
+use crate::base::{RoomBudget, ShardTotals};
 use crate::clock;
 use crate::hub::{Gate, Hub, NodeFigures};
 use crate::net::{Crew, EventLoop, EventSender, Listener, LoopError, Reports, control};
@@ -165,6 +165,7 @@ impl Server {
         }
         let start = clock::read();
         let budget = RoomBudget::new(limits.rooms_max);
+        let totals = ShardTotals::default();
         let gate = Gate {
             origins: allowed_origins,
             token_secret,
@@ -176,19 +177,25 @@ impl Server {
             hub.want_events();
         }
         let reports = Reports {
-            metrics: metrics::render,
+            metrics: {
+                let (budget, totals) = (budget.clone(), totals.clone());
+                Box::new(move |hub, turns| metrics::render(hub, turns, &budget, &totals))
+            },
             node: node(),
         };
         let thread = thread::Builder::new().name("loop".into());
         let thread = if workers == 0 {
-            let shard = RoomShard::new(&limits, 1, budget, start, random());
+            let shard = RoomShard::new(&limits, 1, budget, start, random()).count_into(totals);
             let crew = Inline::new(shard, limits.jobs_max);
             let turning = EventLoop::new(poll, hub, crew, listeners, orders, reports)?;
             thread.spawn(move || turning.run().map(drop))?
         } else {
             let (effects, mailbox) = mailbox(limits.effects_max, waker);
             let shards = (0..workers)
-                .map(|_| RoomShard::new(&limits, workers, budget.clone(), start, random()))
+                .map(|_| {
+                    RoomShard::new(&limits, workers, budget.clone(), start, random())
+                        .count_into(totals.clone())
+                })
                 .collect();
             let pool = Pool::start(shards, limits.jobs_max, &effects)?;
             // The pool's threads hold the only senders left, so that they end with the mailbox.

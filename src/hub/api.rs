@@ -102,8 +102,9 @@ impl<S> Hub<S> {
         let response = Response::new(StatusCode::OK, "application/json", &body);
         self.answer(now, id, &response, rest, manner);
         if is_counted && let Some(entry) = self.table.get_mut(id) {
-            entry.conn.set_counted_bytes(body.len());
+            entry.conn.set_counted_bytes(now.instant, body.len());
             self.calls.count_answer(body.len());
+            self.arm(id);
         }
     }
 

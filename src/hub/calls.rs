@@ -9,7 +9,7 @@
 //! [`Limits::api_answers_bytes_max`](crate::base::Limits) first, and its answer keeps what it takes
 //! of that until it is written.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -170,6 +170,12 @@ impl<S> Hub<S> {
         of_program.count() < PROGRAM_WAITING_MAX
     }
 
+    /// Number of calls in progress or in line.
+    #[must_use]
+    pub fn calls_len(&self) -> usize {
+        self.calls.slots.len() + self.calls.waiting.len()
+    }
+
     /// The program asks for something; [`Hub::poll_answer`] gives the answer under the same number.
     /// Must not be called unless [`Hub::may_take_call`].
     pub fn handle_call(&mut self, now: Now, number: u64, call: ProgramCall) {
@@ -271,7 +277,7 @@ impl<S> Hub<S> {
         }
     }
 
-    /// Carries out up to `budget` steps that need a worker, and any number of others.
+    /// Carries out up to `budget` steps.
     fn take_steps(&mut self, now: Now, key: CallKey, mut budget: usize) {
         loop {
             let Some(call) = self.calls.get_mut(key) else {
@@ -294,7 +300,8 @@ impl<S> Hub<S> {
                 Step::Here { .. } => 0,
             };
             let job = match step {
-                Step::Here { part, call } => {
+                Step::Here { part, call } if budget > 0 => {
+                    budget -= 1;
                     if let Some(reply) = self.answer_here(now, part, call)
                         && let Some(call) = self.calls.get_mut(key)
                     {
@@ -317,6 +324,8 @@ impl<S> Hub<S> {
                 Step::Room { part, room, ask } => Job::Ask { part, room, ask },
                 Step::ListRooms { part, pattern, .. } => Job::ListRooms { part, pattern },
                 Step::Encode { part, payload } => Job::Encode { part, payload },
+                // Without a budget it was put back.
+                Step::Here { .. } => continue,
             };
             budget -= 1;
             self.jobs.push(worker, job);
@@ -370,9 +379,10 @@ impl<S> Hub<S> {
                 code,
                 reason,
             } => {
-                let stays = |id: &ConnId| whitelist.iter().any(|one| conn_id(one) == Some(*id));
+                let stay: HashSet<ConnId> =
+                    whitelist.iter().filter_map(|one| conn_id(one)).collect();
                 for id in self.targets(&target) {
-                    if !stays(&id) {
+                    if !stay.contains(&id) {
                         self.close_as(now, id, CloseReason::ForceDisconnect, (code, &reason));
                     }
                 }
@@ -496,7 +506,8 @@ impl<S> Hub<S> {
         given
     }
 
-    /// Queues a message for one connection, in its form; returns whether it is an open one.
+    /// Queues a message for one connection, in its form; returns whether it was queued. An open one
+    /// that has no room for it is closed.
     fn give(&mut self, now: Now, id: ConnId, forms: &[Arc<Frames>; WireForm::COUNT]) -> bool {
         let bound = bound(&self.limits);
         let Some(entry) = self.table.get_mut(id) else {
@@ -514,7 +525,7 @@ impl<S> Hub<S> {
         let level = conn.queue.level();
         if judge(level, more, bound, conn.is_blocked(), Delivery::Reliable) != Verdict::Keep {
             self.close(now, id, CloseReason::Slow);
-            return true;
+            return false;
         }
         conn.queue.push(frames, 1);
         conn.traffic.deliveries += 1;

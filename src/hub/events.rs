@@ -43,8 +43,8 @@ pub enum Event {
 }
 
 impl<S> Hub<S> {
-    /// From now on, remembers events for [`Hub::poll_event`], which must be called until it gives
-    /// none before the hub is given more to do.
+    /// From now on, remembers events for [`Hub::poll_event`], which is to be called once a turn
+    /// until it gives none.
     pub fn want_events(&mut self) {
         self.events.get_or_insert_with(VecDeque::new);
     }

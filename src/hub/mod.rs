@@ -156,10 +156,12 @@ impl<S> Hub<S> {
     pub fn new(limits: Limits, gate: Gate, workers: usize, start: Instant, seed: u64) -> Self {
         let heartbeat = Frames::message(PayloadKind::Text, limits.heartbeat_text.as_bytes());
         let users = Users::new(limits.duplicate_login);
+        let mut prng = Prng::new(seed);
+        let first_generation = prng.next_u64() as u32;
         Self {
             limits,
             gate,
-            table: Table::new(),
+            table: Table::new(first_generation),
             members: Members::default(),
             wheel: crate::timer::Wheel::new(start),
             admission: Admission::default(),
@@ -174,7 +176,7 @@ impl<S> Hub<S> {
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
             counters: HubCounters::default(),
-            prng: Prng::new(seed),
+            prng,
             start,
             heartbeat,
             is_draining: false,

@@ -45,6 +45,7 @@ impl<S> Hub<S> {
                     room: joined.room,
                     after: joined.after,
                     owed_after: joined.owed_after,
+                    joined_at: joined.offset,
                     is_asked: false,
                 };
                 entry.conn.add_missed(missed, is_doomed);
@@ -142,7 +143,13 @@ impl<S> Hub<S> {
             return;
         }
         missed.is_asked = true;
-        let (room, after, owed_after) = (missed.room.clone(), missed.after, missed.owed_after);
+        let Missed {
+            after,
+            owed_after,
+            joined_at,
+            ..
+        } = *missed;
+        let room = missed.room.clone();
         self.jobs.push(
             worker,
             Job::CatchUp {
@@ -152,6 +159,7 @@ impl<S> Hub<S> {
                 echo,
                 after,
                 owed_after,
+                joined_at,
             },
         );
     }

@@ -12,8 +12,9 @@ use crate::conn::Connection;
 #[derive(Debug)]
 pub(super) struct Table<S> {
     slots: Slab<Entry<S>>,
-    /// Uses of each slot so far.
+    /// Uses of each slot so far, from where the daemon began to count.
     generations: Vec<u32>,
+    first_generation: u32,
 }
 
 /// One connection with its socket.
@@ -24,10 +25,13 @@ pub(super) struct Entry<S> {
 }
 
 impl<S> Table<S> {
-    pub(super) fn new() -> Self {
+    /// An empty table. Generations count from `first_generation`: different for every start of a
+    /// daemon, so that an id that somebody has kept does not mean another connection after it.
+    pub(super) fn new(first_generation: u32) -> Self {
         Self {
             slots: Slab::new(),
             generations: Vec::new(),
+            first_generation: first_generation % u32::MAX,
         }
     }
 
@@ -36,7 +40,7 @@ impl<S> Table<S> {
         let vacant = self.slots.vacant_entry();
         let slot = vacant.key();
         if self.generations.len() == slot {
-            self.generations.push(0);
+            self.generations.push(self.first_generation);
         }
         let id = ConnId {
             slot: slot as u32,

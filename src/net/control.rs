@@ -5,7 +5,7 @@
 //! finds its queue full is counted, and the count takes its place there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
@@ -20,7 +20,9 @@ use crate::hub::{Event, Hub, HubCounters, ProgramCall, ProgramReply};
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     orders: Sender<Order>,
-    calls: Sender<Request>,
+    calls: Sender<Item>,
+    /// Set with the first request to end.
+    is_stopping: Arc<AtomicBool>,
     /// Disconnected when the loop has ended. What still lies in a queue then is answered by nobody.
     ended: Receiver<()>,
     waker: Arc<mio::Waker>,
@@ -29,12 +31,18 @@ pub(crate) struct Control {
 /// What must not wait behind calls.
 #[derive(Clone, Debug)]
 pub(super) enum Order {
-    /// End in good order.
-    Stop,
     /// End now.
     Abort,
     /// Say what was counted.
     Count(Sender<(HubCounters, LoopCounters)>),
+}
+
+/// What stands in line with the calls.
+#[derive(Debug)]
+enum Item {
+    Call(Request),
+    /// End in good order, when what was asked before is done.
+    Stop,
 }
 
 /// A call with the way back.
@@ -65,7 +73,9 @@ pub(crate) struct Answer<T> {
 pub(crate) struct Orders {
     _alive: Sender<()>,
     orders: Receiver<Order>,
-    calls: Receiver<Request>,
+    calls: Receiver<Item>,
+    /// Once told to end: until when calls in progress are waited for.
+    stopping: Option<Instant>,
     /// Calls in progress.
     replies: Slab<Sender<ProgramReply>>,
     events: Option<EventSender>,
@@ -90,6 +100,7 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
     let control = Control {
         orders,
         calls,
+        is_stopping: Arc::default(),
         ended,
         waker,
     };
@@ -97,6 +108,7 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
         _alive: alive,
         orders: orders_end,
         calls: calls_end,
+        stopping: None,
         replies: Slab::new(),
         events,
         missed: 0,
@@ -105,9 +117,20 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
 }
 
 impl Control {
-    /// Asks the loop to end in good order. Asking again changes nothing.
+    /// Asks the loop to end in good order once it has done what it was asked before. Asking again
+    /// changes nothing. Waits while the queue of calls is full.
     pub(crate) fn stop(&self) {
-        self.order(Order::Stop);
+        if self.is_stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        select! {
+            send(self.calls, Item::Stop) -> sent => {
+                if sent.is_ok() {
+                    self.wake();
+                }
+            }
+            recv(self.ended) -> _ => {}
+        }
     }
 
     /// Asks the loop to end at once.
@@ -128,9 +151,12 @@ impl Control {
 
     /// Hands a call over.
     pub(crate) fn call(&self, call: ProgramCall) -> Result<Answer<ProgramReply>, NotTaken> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(NotTaken::Stopped);
+        }
         let (reply, receiver) = bounded(1);
         self.calls
-            .try_send(Request { call, reply })
+            .try_send(Item::Call(Request { call, reply }))
             .map_err(|error| match error {
                 TrySendError::Full(_) => NotTaken::Busy,
                 TrySendError::Disconnected(_) => NotTaken::Stopped,
@@ -180,9 +206,18 @@ impl Orders {
 
     /// Hands calls to the hub for as long as it has places, and its answers to those who wait.
     pub(super) fn exchange_calls(&mut self, now: Now, hub: &mut Hub<Socket>) {
-        while hub.may_take_call()
-            && let Ok(Request { call, reply }) = self.calls.try_recv()
-        {
+        for _ in 0..CALLS_PER_TURN {
+            if !hub.may_take_call() || self.stopping.is_some() {
+                break;
+            }
+            let Request { call, reply } = match self.calls.try_recv() {
+                Ok(Item::Call(request)) => request,
+                Ok(Item::Stop) => {
+                    self.stopping = Some(now.instant + STOP_PATIENCE);
+                    break;
+                }
+                Err(_) => break,
+            };
             let number = self.replies.insert(reply);
             hub.handle_call(now, number as u64, call);
         }
@@ -196,7 +231,13 @@ impl Orders {
 
     /// Whether the hub could be given a call.
     pub(super) fn has_backlog(&self, hub: &Hub<Socket>) -> bool {
-        !self.calls.is_empty() && hub.may_take_call()
+        !self.calls.is_empty() && hub.may_take_call() && self.stopping.is_none()
+    }
+
+    /// Whether the time to end has come: told to, and no call in progress any more.
+    pub(super) fn wants_stop(&self, now: Now, hub: &Hub<Socket>) -> bool {
+        self.stopping
+            .is_some_and(|until| hub.calls_len() == 0 || now.instant >= until)
     }
 
     /// Passes on what has happened.
@@ -216,9 +257,13 @@ impl Orders {
         }
     }
 
-    /// When to look again whether there is room to tell what was missed.
+    /// When to look again, whether there is room to tell what was missed, or whether to end.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        (self.missed > 0).then(|| now + MISSED_RETRY)
+        let retry = (self.missed > 0).then(|| now + MISSED_RETRY);
+        [retry, self.stopping.filter(|until| *until > now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -236,6 +281,12 @@ const ORDERS_MAX: usize = 16;
 
 /// How often to try to tell what was missed, while nothing else happens.
 const MISSED_RETRY: Duration = Duration::from_millis(50);
+
+/// How long calls in progress are waited for before the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Calls taken in one turn of the loop, so that a program that calls without end starves nobody.
+const CALLS_PER_TURN: usize = 256;
 
 /// Calls that wait for a place.
 const CALLS_MAX: usize = 1024;

@@ -89,10 +89,13 @@ impl std::error::Error for LoopError {
     }
 }
 
+/// Makes the text of the metrics.
+pub(crate) type MetricsText = Box<dyn Fn(&HubCounters, LoopCounters) -> String + Send>;
+
 /// What the loop asks of the rest of the program.
 pub(crate) struct Reports {
     /// Makes the text of the metrics.
-    pub(crate) metrics: fn(&HubCounters, LoopCounters) -> String,
+    pub(crate) metrics: MetricsText,
     /// Looks up the figures of the node.
     pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
 }
@@ -218,28 +221,33 @@ impl<C: Crew> EventLoop<C> {
 
     fn obey(&mut self, now: Now) {
         while let Some(order) = self.orders.poll() {
-            match (order, self.ending) {
-                (Order::Count(reply), _) => {
+            match order {
+                Order::Count(reply) => {
                     // Whoever asked may have lost interest.
                     let _ = reply.try_send((self.hub.counters(), self.counters));
                 }
-                (Order::Stop | Order::Abort, None) => {
-                    log::info!(
-                        "stopping: {} connections to close",
-                        self.hub.connections_len()
-                    );
-                    self.listeners.clear();
-                    self.ending = Some(now.instant + ENDING_MAX);
-                    self.hub.handle_shutdown(now);
-                }
-                (Order::Stop, Some(_)) => {}
-                (Order::Abort, Some(_)) => {
+                Order::Abort => {
                     log::info!("told twice to stop: ending at once");
+                    self.begin_to_end(now);
                     self.ending = Some(now.instant);
                 }
             }
         }
         self.orders.exchange_calls(now, &mut self.hub);
+        if self.orders.wants_stop(now, &self.hub) {
+            self.begin_to_end(now);
+        }
+    }
+
+    fn begin_to_end(&mut self, now: Now) {
+        if self.ending.is_some() {
+            return;
+        }
+        let left = self.hub.connections_len();
+        log::info!("stopping: {left} connections to close");
+        self.listeners.clear();
+        self.ending = Some(now.instant + ENDING_MAX);
+        self.hub.handle_shutdown(now);
     }
 
     fn accept(&mut self, now: Now) {

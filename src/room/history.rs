@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - Offsets rise. One that is passed over between `first` and the room's newest belongs to a
-//!   publication that was not to be kept (`skip_history`).
+//!   publication that was not to be kept (`skip_history`). Such a publication is here only if
+//!   somebody had joined before it and was still catching up; it is for those alone.
 //! - `bytes` is the sum of the payloads.
 //! - Whatever was published after `complete_since`, and was to be kept, is here.
 
@@ -60,6 +61,8 @@ struct Kept {
     /// Monotonic time in seconds since the shard began, for the age.
     kept_at_s: u32,
     kind: PayloadKind,
+    /// It was not to be kept.
+    is_passing: bool,
 }
 
 impl History {
@@ -76,8 +79,15 @@ impl History {
         }
     }
 
-    /// Keeps the room's newest publication and forgets what is over the bounds.
-    pub fn push(&mut self, publication: &Publication<'_>, now_s: u32, bounds: &Bounds) {
+    /// Keeps the room's newest publication and forgets what is over the bounds. One that
+    /// `is_passing` is kept only for those who joined before it.
+    pub fn push(
+        &mut self,
+        publication: &Publication<'_>,
+        is_passing: bool,
+        now_s: u32,
+        bounds: &Bounds,
+    ) {
         debug_assert!(
             publication.offset >= self.first
                 && self
@@ -103,6 +113,7 @@ impl History {
             unix_ms: publication.unix_ms,
             kept_at_s: now_s,
             kind: publication.kind,
+            is_passing,
         });
         self.bytes += publication.payload.len();
         self.allocated_bytes += allocation_bytes(publication.payload.len());
@@ -155,14 +166,30 @@ impl History {
 
     /// The publications after `after`, oldest first.
     pub fn after(&self, after: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
+        self.after_for(after, Offset(u64::MAX))
+    }
+
+    /// The same for a member that joined at `joined_at`: of those that were not to be kept, it
+    /// gets what was published since.
+    pub fn after_for(
+        &self,
+        after: Offset,
+        joined_at: Offset,
+    ) -> impl DoubleEndedIterator<Item = Publication<'_>> {
         let start = self.entries.partition_point(|kept| kept.offset <= after);
-        self.entries.range(start..).map(Kept::publication)
+        self.entries
+            .range(start..)
+            .filter(move |kept| !kept.is_passing || kept.offset > joined_at)
+            .map(Kept::publication)
     }
 
     /// The publications before `before`, oldest first.
     pub fn before(&self, before: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
         let end = self.entries.partition_point(|kept| kept.offset < before);
-        self.entries.range(..end).map(Kept::publication)
+        self.entries
+            .range(..end)
+            .filter(|kept| !kept.is_passing)
+            .map(Kept::publication)
     }
 
     /// After which offset the newest `count` publications begin, in a room whose newest
@@ -170,8 +197,14 @@ impl History {
     #[must_use]
     pub fn offset_before_last(&self, count: u64, newest: Offset) -> Offset {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let first = self.entries.len().saturating_sub(count);
-        self.offset_before(first, newest)
+        let Some(place) = count.checked_sub(1) else {
+            return newest;
+        };
+        let mut lasting = self.entries.iter().rev().filter(|kept| !kept.is_passing);
+        match lasting.nth(place) {
+            Some(kept) => Offset(kept.offset.0 - 1),
+            None => self.offset_before(0, newest),
+        }
     }
 
     /// Offset of the newest publication that is not after `unix_ms`, or of the one before the
@@ -218,7 +251,9 @@ impl History {
             self.bytes -= kept.payload.len();
             self.allocated_bytes -= allocation_bytes(kept.payload.len());
             self.first = kept.offset.next();
-            self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
+            if !kept.is_passing {
+                self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
+            }
         }
     }
 }
@@ -281,11 +316,11 @@ mod tests {
         let limits = Bounds::of(&limits);
         let mut history = History::new(Offset(1), 0);
         for offset in 1..=4 {
-            history.push(&publication(offset, b"ab", offset * 10), 0, &limits);
+            history.push(&publication(offset, b"ab", offset * 10), false, 0, &limits);
         }
         assert_eq!(offsets(&history, 0), [2, 3, 4]);
         assert_eq!(history.complete_since_ms(), 10);
-        history.push(&publication(5, b"12345678", 50), 1, &limits);
+        history.push(&publication(5, b"12345678", 50), false, 1, &limits);
         assert_eq!(offsets(&history, 0), [4, 5]);
         assert_eq!(offsets(&history, 4), [5]);
         assert_eq!(offsets(&history, 5), [0; 0]);
@@ -294,7 +329,7 @@ mod tests {
         assert_eq!(history.len(), 2);
         history.trim_age(6, &limits);
         assert_eq!(offsets(&history, 0), [5]);
-        history.push(&publication(6, &[0; 11], 60), 6, &limits);
+        history.push(&publication(6, &[0; 11], 60), false, 6, &limits);
         assert!(history.is_empty(), "larger than the whole history");
         assert_eq!(
             (history.first(), history.complete_since_ms()),
@@ -309,7 +344,7 @@ mod tests {
         let mut history = History::new(Offset(start), 5);
         for (index, unix_ms) in [10, 20, 20, 30].into_iter().enumerate() {
             let offset = start + index as u64;
-            history.push(&publication(offset, b"x", unix_ms), 0, &limits);
+            history.push(&publication(offset, b"x", unix_ms), false, 0, &limits);
         }
         for (unix_ms, after) in [(0, 0), (10, 1), (19, 1), (20, 3), (29, 3), (30, 4), (99, 4)] {
             assert_eq!(
@@ -325,18 +360,23 @@ mod tests {
         let limits = Bounds::of(&Limits::default());
         let mut history = History::new(Offset(1), 0);
         for offset in [2, 3, 7] {
-            history.push(&publication(offset, b"x", offset * 10), 0, &limits);
+            history.push(&publication(offset, b"x", offset * 10), false, 0, &limits);
         }
         assert_eq!(offsets(&history, 0), [2, 3, 7]);
         assert_eq!(offsets(&history, 3), [7]);
         assert_eq!(offsets(&history, 5), [7]);
+        history.push(&publication(8, b"x", 80), true, 0, &limits);
+        assert_eq!(offsets(&history, 3), [7], "it was not to be kept");
+        let mut since = history.after_for(Offset(3), Offset(7));
+        assert_eq!(since.next_back().map(|one| one.offset), Some(Offset(8)));
+        drop(since);
         let before: Vec<u64> = history.before(Offset(7)).map(|one| one.offset.0).collect();
         assert_eq!(before, [2, 3]);
         let newest = Offset(9);
         for (count, after) in [(0, 9), (1, 6), (2, 2), (3, 1), (4, 1), (u64::MAX, 1)] {
             assert_eq!(history.offset_before_last(count, newest), Offset(after));
         }
-        for (unix_ms, after) in [(19, 1), (20, 2), (69, 6), (70, 9)] {
+        for (unix_ms, after) in [(19, 1), (20, 2), (69, 6), (70, 7), (80, 9)] {
             assert_eq!(history.offset_at(unix_ms, newest), Offset(after));
         }
     }
@@ -348,7 +388,7 @@ mod tests {
             let mut history = History::new(Offset(1), 0);
             let payload = vec![0; payload_bytes];
             for offset in 1..=1000 {
-                history.push(&publication(offset, &payload, 0), 0, &limits);
+                history.push(&publication(offset, &payload, 0), false, 0, &limits);
                 if offset >= 40 {
                     let extra = history.cost_bytes() - offset as usize * payload_bytes;
                     assert!(

@@ -37,8 +37,15 @@ impl Presence {
         let Some(identity) = self.identified.remove(&client) else {
             let was_there = self.anonymous.remove(&client);
             debug_assert!(was_there, "{client} has left without having joined");
+            if self.anonymous.capacity() > CAPACITY_KEPT.max(8 * self.anonymous.len()) {
+                self.anonymous.shrink_to_fit();
+            }
             return;
         };
+        if self.identified.capacity() > CAPACITY_KEPT.max(8 * self.identified.len()) {
+            self.identified.shrink_to_fit();
+            self.users.shrink_to_fit();
+        }
         if let Entry::Occupied(mut count) = self.users.entry(identity.user.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -75,6 +82,9 @@ impl Presence {
         assert!(self.users.values().all(|count| *count > 0));
     }
 }
+
+/// Room for this many clients stays allocated in a room that has emptied.
+const CAPACITY_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {

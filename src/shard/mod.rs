@@ -22,11 +22,13 @@ mod recent;
 mod retention;
 mod subscribe;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use self::recent::Recent;
 use self::retention::Retention;
-use crate::base::{Epoch, Instant, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName};
+use crate::base::{
+    ConnId, Epoch, Instant, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName, ShardTotals,
+};
 use crate::exchange::{CallPart, Effect, Job};
 use crate::room::batch::Batch;
 use crate::room::history::{Bounds, History};
@@ -44,6 +46,9 @@ pub struct RoomShard {
     retention: Retention,
     recent: Recent,
     budget: RoomBudget,
+    totals: ShardTotals,
+    /// What the totals were told of the history.
+    told_bytes: usize,
     epochs: Prng,
     limits: Limits,
     bounds: Bounds,
@@ -57,6 +62,8 @@ struct Room {
     /// Members by wire form, those that are catching up included.
     members: [u32; WireForm::COUNT],
     presence: Presence,
+    /// Members that are not live yet.
+    catching_up: HashSet<ConnId>,
     batch: Batch,
     /// Calls whose publications are gathered.
     unanswered: Vec<(CallPart, Position)>,
@@ -78,10 +85,18 @@ impl RoomShard {
             retention: Retention::new(limits.history_memory_bytes_max / shards, start),
             recent: Recent::new(limits.idempotency_keys_max / shards),
             budget,
+            totals: ShardTotals::default(),
+            told_bytes: 0,
             epochs: Prng::new(seed),
             limits: limits.clone(),
             bounds: Bounds::of(limits),
         }
+    }
+
+    /// The same shard, counting into `totals`.
+    #[must_use]
+    pub fn count_into(self, totals: ShardTotals) -> Self {
+        Self { totals, ..self }
     }
 
     /// Does one job.
@@ -101,8 +116,9 @@ impl RoomShard {
                 echo,
                 after,
                 owed_after,
+                joined_at,
             } => {
-                self.catch_up((conn, echo), room, form, (after, owed_after));
+                self.catch_up((conn, echo), room, form, (after, owed_after, joined_at));
             }
             Job::Unsubscribe { conn, room, form } => self.unsubscribe(conn, &room, form),
             Job::Publish {
@@ -137,6 +153,9 @@ impl RoomShard {
             }
         }
         self.forget_old(now);
+        let bytes = self.retention.used_bytes();
+        self.totals.change_history_bytes(self.told_bytes, bytes);
+        self.told_bytes = bytes;
     }
 
     /// The next effect, in order.
@@ -189,6 +208,10 @@ impl RoomShard {
             assert!(
                 room.unanswered.is_empty() || !room.batch.is_empty(),
                 "{name}: a call that nothing will answer"
+            );
+            assert!(
+                room.catching_up.len() <= room.presence.clients_len(),
+                "{name}"
             );
             let members: u32 = room.members.iter().sum();
             assert_eq!(members as usize, room.presence.clients_len(), "{name}");
@@ -245,6 +268,7 @@ impl Room {
             history,
             members: [0; WireForm::COUNT],
             presence: Presence::default(),
+            catching_up: HashSet::new(),
             batch: Batch::default(),
             unanswered: Vec::new(),
             is_gathering: false,

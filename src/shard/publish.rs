@@ -68,8 +68,9 @@ impl RoomShard {
         };
         if let Some(key) = key
             && before.is_none()
+            && self.recent.remember(now, name.clone(), key, position)
         {
-            self.recent.remember(now, name.clone(), key, position);
+            self.totals.count_forgotten_key();
         }
         match self.rooms.get_mut(&name) {
             // A repeated call may meet the first one's publication while it is still gathered.
@@ -119,8 +120,8 @@ impl RoomShard {
             .push(&name, &publication, gzip_bytes_min, |form| {
                 members[form.index()] > 0
             });
-        if is_kept {
-            room.history.push(&publication, now_s, &bounds);
+        if is_kept || !room.catching_up.is_empty() {
+            room.history.push(&publication, !is_kept, now_s, &bounds);
         }
         self.note_kept(&name);
         if starts_to_gather {

@@ -41,17 +41,26 @@ impl Recent {
         self.positions.get(&(room.clone(), key.into())).copied()
     }
 
-    /// Remembers a key that is not known.
-    pub(super) fn remember(&mut self, now: Now, room: RoomName, key: Box<str>, at: Position) {
+    /// Remembers a key that is not known; returns whether another was forgotten for it before its
+    /// time.
+    pub(super) fn remember(
+        &mut self,
+        now: Now,
+        room: RoomName,
+        key: Box<str>,
+        at: Position,
+    ) -> bool {
         if self.keys_max == 0 {
-            return;
+            return true;
         }
-        if self.by_age.len() >= self.keys_max {
+        let is_full = self.by_age.len() >= self.keys_max;
+        if is_full {
             self.forget_oldest();
         }
         let key: Key = (room, key.into());
         self.by_age.push_back((now.instant + KEPT, key.clone()));
         self.positions.insert(key, at);
+        is_full
     }
 
     fn forget_old(&mut self, now: Now) {
@@ -96,14 +105,14 @@ mod tests {
         };
         let [a, b] = ["a", "b"].map(|name| RoomName::new(name).expect("a good name"));
         let mut recent = Recent::new(2);
-        recent.remember(now(0), a.clone(), "k".into(), at(1));
-        recent.remember(now(1), b.clone(), "k".into(), at(2));
+        assert!(!recent.remember(now(0), a.clone(), "k".into(), at(1)));
+        assert!(!recent.remember(now(1), b.clone(), "k".into(), at(2)));
         assert_eq!(recent.position(now(299), &a, "k"), Some(at(1)));
         assert_eq!(recent.position(now(299), &b, "k"), Some(at(2)));
         assert_eq!(recent.position(now(299), &a, "l"), None);
         assert_eq!(recent.position(now(300), &a, "k"), None);
-        recent.remember(now(300), a.clone(), "l".into(), at(3));
-        recent.remember(now(300), a.clone(), "m".into(), at(4));
+        assert!(!recent.remember(now(300), a.clone(), "l".into(), at(3)));
+        assert!(recent.remember(now(300), a.clone(), "m".into(), at(4)));
         assert_eq!(recent.position(now(300), &b, "k"), None, "over the bound");
         assert_eq!(recent.position(now(300), &a, "l"), Some(at(3)));
         assert_eq!(recent.position(now(600), &a, "m"), None);

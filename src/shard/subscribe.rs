@@ -4,6 +4,7 @@
 //! fit its queue, and becomes live with the part that ends at the room's newest publication. That
 //! part and every later broadcast travel one FIFO, so nothing is lost or repeated between them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::RoomShard;
@@ -39,6 +40,9 @@ impl RoomShard {
             Missing::Known(count) => Some(count),
             Missing::Unknown => None,
         };
+        if recovery.after < position.offset || recovery.missing != Missing::Nothing {
+            room.catching_up.insert(conn);
+        }
         let frames = form
             .is_json()
             .then(|| raw::joined(&name, position, lost, room.presence.clients_len()));
@@ -59,7 +63,7 @@ impl RoomShard {
         (conn, echo): (ConnId, bool),
         name: RoomName,
         form: WireForm,
-        (after, owed_after): (Offset, Offset),
+        (after, owed_after, joined_at): (Offset, Offset, Offset),
     ) {
         self.release(&name);
         let (publications_max, bytes_max) = (
@@ -69,7 +73,7 @@ impl RoomShard {
             self.limits.merge_bytes_max(),
         );
         let gzip_bytes_min = self.limits.gzip_bytes_min;
-        let Some(room) = self.rooms.get(&name) else {
+        let Some(room) = self.rooms.get_mut(&name) else {
             debug_assert!(false, "{name} is caught up with and does not exist");
             return;
         };
@@ -82,7 +86,7 @@ impl RoomShard {
             skipped = 0;
             outcome = Replay::Overtaken;
         } else {
-            for publication in room.history.after(after) {
+            for publication in room.history.after_for(after, joined_at) {
                 let is_over = frames.bytes_len() + publication.payload.len() > bytes_max;
                 if frames.len() == publications_max || (is_over && !frames.is_empty()) {
                     outcome = Replay::More(Offset(publication.offset.0 - 1));
@@ -91,6 +95,12 @@ impl RoomShard {
                 if echo || publication.origin != conn {
                     put_publication(&mut frames, form, &name, &publication, gzip_bytes_min);
                 }
+            }
+        }
+        if matches!(outcome, Replay::Live(_)) {
+            room.catching_up.remove(&conn);
+            if room.catching_up.is_empty() {
+                room.catching_up = HashSet::new();
             }
         }
         let frames = (!frames.is_empty()).then(|| frames.take());
@@ -116,6 +126,7 @@ impl RoomShard {
         );
         room.members[form.index()] -= 1;
         room.presence.leave(conn);
+        room.catching_up.remove(&conn);
         self.remove_if_idle(name);
     }
 }
@@ -311,6 +322,7 @@ mod tests {
                 echo,
                 after,
                 owed_after: Offset(0),
+                joined_at: Offset(0),
             };
             shard.handle_job(now(start, 1), job);
             let last = std::iter::from_fn(|| shard.poll_effect()).last();

@@ -41,7 +41,7 @@ impl Backend {
         let publish = Publish {
             payload: Payload::text(format!("api/{number}").into()),
             idempotency_key: None,
-            skip_history: false,
+            skip_history: prng.below(3) == 0,
         };
         let channel = room(prng);
         if prng.below(8) == 0 {
@@ -111,13 +111,14 @@ impl Backend {
         }
     }
 
-    /// A worker is about to do what was asked. Returns what it will number, if anything.
+    /// A worker is about to do what was asked. Returns what it will number, if anything, and whether
+    /// it is not to be kept.
     pub(super) fn is_worked_on(
         &mut self,
         room: &RoomName,
         ask: &RoomAsk,
         now: Duration,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(Vec<u8>, bool)> {
         let RoomAsk::Publish(publish) = ask else {
             return None;
         };
@@ -128,7 +129,7 @@ impl Backend {
             }
             self.keys.insert(key, now);
         }
-        Some(publish.payload.bytes().to_vec())
+        Some((publish.payload.bytes().to_vec(), publish.skip_history))
     }
 
     /// An answer has come: it is the only one, and of the right kind. `place` finds a payload in
