@@ -65,12 +65,12 @@ pub enum Job {
         /// What.
         payload: Payload,
     },
-    /// Send the payload back; answered by [`Effect::Reply`].
+    /// Send the payloads back; answered by one [`Effect::Reply`].
     Echo {
-        /// Who sent it.
+        /// Who sent them.
         conn: ConnId,
-        /// What.
-        payload: Payload,
+        /// What, one message each.
+        payloads: Vec<Payload>,
     },
     /// Read the body of an API call; answered by [`Effect::Decoded`].
     Decode {
@@ -201,14 +201,14 @@ pub enum Effect {
     },
     /// Publications for every member of a room.
     Broadcast(Broadcast),
-    /// The answer to one message of one connection.
+    /// The answer to messages of one connection.
     Reply {
-        /// Who sent it.
+        /// Who sent them.
         conn: ConnId,
-        /// The answer.
+        /// The answers, one frame a message.
         frames: Arc<Frames>,
-        /// Payload bytes of the message answered.
-        payload_bytes: u32,
+        /// Payload bytes of the messages answered.
+        payload_bytes: usize,
     },
     /// The body of a call was read.
     Decoded {

@@ -57,10 +57,13 @@ impl Connection {
         self.in_flight.bytes += payload_bytes;
     }
 
-    /// A worker has answered a message.
-    pub fn note_answered(&mut self, payload_bytes: usize) {
-        debug_assert!(self.in_flight.messages > 0, "answered more than was asked");
-        self.in_flight.messages -= 1;
+    /// A worker has answered so many messages, of so many payload bytes.
+    pub fn note_answered(&mut self, (messages, payload_bytes): (usize, usize)) {
+        debug_assert!(
+            self.in_flight.messages >= messages,
+            "answered more than was asked"
+        );
+        self.in_flight.messages -= messages;
         self.in_flight.bytes -= payload_bytes;
     }
 

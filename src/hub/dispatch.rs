@@ -22,8 +22,9 @@ impl<S> Hub<S> {
                 frames,
                 payload_bytes,
             } => {
-                self.reply(now, conn, &frames, payload_bytes as usize);
-                1
+                let count = frames.count();
+                self.reply(now, conn, &frames, payload_bytes);
+                count
             }
             Effect::Joined {
                 conn,
@@ -63,7 +64,7 @@ impl<S> Hub<S> {
                 1
             }
             Effect::PublishRefused { origin } => {
-                self.answered(now, origin.conn, origin.payload_bytes as usize);
+                self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
                 self.close(now, origin.conn, CloseReason::ChannelLimit);
                 1
             }
@@ -129,6 +130,8 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         let mut taken = 0;
+        // What is to be echoed goes in one job, which needs one credit.
+        let mut echoes = Vec::new();
         while conn.may_take_message(&self.limits) {
             let Some((open, queue)) = conn.open_and_queue() else {
                 break;
@@ -136,7 +139,7 @@ impl<S> Hub<S> {
             // Only a message needs its worker; a connection that can publish nothing has none.
             if let Some(worker) = open.purpose.worker()
                 && !open.inbound.is_drained()
-                && (taken == budget || !self.jobs.has_credit(worker))
+                && (taken == budget || (echoes.is_empty() && !self.jobs.has_credit(worker)))
             {
                 conn.set_awaits_worker(true);
                 self.jobs.wait(worker, id);
@@ -156,8 +159,8 @@ impl<S> Hub<S> {
                 break;
             }
             let payload_bytes = payload.bytes().len();
-            let (worker, job) = match &open.purpose {
-                Purpose::Echo { worker } => (*worker, Job::Echo { conn: id, payload }),
+            match &open.purpose {
+                Purpose::Echo { .. } => echoes.push(payload),
                 Purpose::Rooms {
                     target: Some((room, worker)),
                     identity,
@@ -170,37 +173,40 @@ impl<S> Hub<S> {
                             payload: payload.clone(),
                         });
                     }
-                    let (room, identity) = (room.clone(), identity.clone());
-                    (
-                        *worker,
-                        Job::Publish {
-                            origin: id,
-                            room,
-                            identity,
-                            payload,
-                        },
-                    )
+                    let job = Job::Publish {
+                        origin: id,
+                        room: room.clone(),
+                        identity: identity.clone(),
+                        payload,
+                    };
+                    self.jobs.push(*worker, job);
                 }
                 Purpose::Rooms { target: None, .. } => {
                     open.input_end = Some(InputEnd::Failed(CloseReason::PermissionDenied));
                     break;
                 }
-            };
-            self.jobs.push(worker, job);
+            }
             conn.note_handed_over(payload_bytes);
             self.counters.received_messages += 1;
+        }
+        if !echoes.is_empty()
+            && let Some(worker) = conn.purpose().and_then(Purpose::worker)
+        {
+            let payloads = echoes;
+            self.jobs.push(worker, Job::Echo { conn: id, payloads });
         }
         mark_dirty(conn, &mut self.dirty);
         self.finish_input(now, id);
     }
 
-    /// A worker is done with a message of the connection: its place is free.
-    pub(super) fn answered(&mut self, now: Now, id: ConnId, payload_bytes: usize) {
+    /// A worker is done with so many messages of the connection, and so many bytes: their places
+    /// are free.
+    pub(super) fn answered(&mut self, now: Now, id: ConnId, answered: (usize, usize)) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         let conn = &mut entry.conn;
-        conn.note_answered(payload_bytes);
+        conn.note_answered(answered);
         if conn.open().is_some_and(|open| open.input_end.is_some()) {
             self.finish_input(now, id);
         } else if conn.is_paused() && conn.may_resume(&self.limits) {

@@ -65,13 +65,12 @@ impl<S> Hub<S> {
             self.close(now, id, CloseReason::Slow);
         }
         for origin in &broadcast.origins {
-            self.answered(now, origin.conn, origin.payload_bytes as usize);
+            self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
         }
         members_len
     }
 
-    /// Queues the answer to one message of an echo, whose place was kept when the message was
-    /// taken.
+    /// Queues the answers to messages of an echo, whose places were kept when they were taken.
     pub(super) fn reply(
         &mut self,
         now: Now,
@@ -81,15 +80,16 @@ impl<S> Hub<S> {
     ) {
         if let Some(entry) = self.table.get_mut(id) {
             let conn = &mut entry.conn;
-            conn.queue.push(frames, 1);
-            conn.traffic.deliveries += 1;
-            self.counters.deliveries += 1;
+            let count = frames.count();
+            conn.queue.push(frames, count as u32);
+            conn.traffic.deliveries += count as u64;
+            self.counters.deliveries += count as u64;
             mark_dirty(conn, &mut self.dirty);
             if !conn.is_blocked() && conn.queue.level().is_half_of(bound(&self.limits)) {
                 self.raise_flush_barrier();
             }
         }
-        self.answered(now, id, payload_bytes);
+        self.answered(now, id, (frames.count(), payload_bytes));
     }
 
     /// Tells a member that has drained its queue what it missed.

@@ -7,7 +7,7 @@ use crate::base::{ConnId, Identity, Now, Position, RoomName};
 use crate::exchange::{CallPart, Effect, Origin};
 use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCode, Publish};
-use crate::wire::frame::{Frames, Payload};
+use crate::wire::frame::{FramesBuilder, Payload};
 use crate::wire::raw::{self, Publication, WireForm};
 
 impl RoomShard {
@@ -130,12 +130,17 @@ impl RoomShard {
         Some(position)
     }
 
-    pub(super) fn echo(&mut self, conn: ConnId, payload: &Payload) {
-        let frames = Frames::message(payload.kind(), payload.bytes());
-        let payload_bytes = payload.bytes().len() as u32;
+    pub(super) fn echo(&mut self, conn: ConnId, payloads: &[Payload]) {
+        let lengths = payloads.iter().map(|payload| payload.bytes().len());
+        let mut frames = FramesBuilder::for_payloads(lengths);
+        let mut payload_bytes = 0;
+        for payload in payloads {
+            frames.push(payload.kind(), payload.bytes());
+            payload_bytes += payload.bytes().len();
+        }
         self.effects.push_back(Effect::Reply {
             conn,
-            frames,
+            frames: frames.take(),
             payload_bytes,
         });
     }

@@ -112,7 +112,7 @@ impl Frames {
     /// Encodes one message.
     #[must_use]
     pub fn message(kind: PayloadKind, payload: &[u8]) -> Arc<Self> {
-        let mut bytes = Vec::with_capacity(payload.len() + HEADER_BYTES_MAX);
+        let mut bytes = Vec::with_capacity(frame_bytes(payload.len()));
         put_message(&mut bytes, kind, payload);
         Self::whole(bytes)
     }
@@ -183,6 +183,16 @@ pub struct FramesBuilder {
 }
 
 impl FramesBuilder {
+    /// An empty builder with room for messages of these lengths, so that nothing is moved.
+    #[must_use]
+    pub fn for_payloads(payload_bytes: impl ExactSizeIterator<Item = usize>) -> Self {
+        let ends = Vec::with_capacity(payload_bytes.len());
+        Self {
+            bytes: Vec::with_capacity(payload_bytes.map(frame_bytes).sum()),
+            ends,
+        }
+    }
+
     /// Appends one message.
     pub fn push(&mut self, kind: PayloadKind, payload: &[u8]) {
         put_message(&mut self.bytes, kind, payload);
@@ -227,8 +237,15 @@ pub const PING: [u8; 2] = [0x89, 0];
 /// Longest reason a close frame can carry, in bytes (RFC 6455, section 5.5).
 pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 
-/// Longest server frame header, in bytes.
-const HEADER_BYTES_MAX: usize = 10;
+/// Bytes of a server frame with so long a payload (RFC 6455, section 5.2).
+fn frame_bytes(payload_bytes: usize) -> usize {
+    let header_bytes = match payload_bytes {
+        0..126 => 2,
+        126..=0xffff => 4,
+        _ => 10,
+    };
+    header_bytes + payload_bytes
+}
 
 /// Encodes a close frame.
 ///
@@ -273,6 +290,18 @@ fn put_header(out: &mut Vec<u8>, opcode: OpCode, payload_len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_made_for_exactly_what_comes() {
+        let lengths = [0, 125, 126, 0xffff, 0x1_0000];
+        let mut frames = FramesBuilder::for_payloads(lengths.into_iter());
+        let room = frames.bytes.capacity();
+        for length in lengths {
+            frames.push(PayloadKind::Binary, &vec![0; length]);
+        }
+        assert_eq!(frames.bytes.len(), room);
+        assert_eq!(frames.len(), lengths.len());
+    }
 
     #[test]
     fn lengths_use_the_shortest_form() {
