@@ -17,6 +17,15 @@ pub struct Body {
     pub(super) deadline: Instant,
 }
 
+/// A long answer on its way out.
+#[derive(Debug)]
+pub(super) struct LongAnswer {
+    /// What of it is counted until it is written.
+    bytes: usize,
+    /// When it must be written.
+    pub(super) deadline: Instant,
+}
+
 /// What a connection without a complete request was when its time was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadTimeout {
@@ -43,22 +52,16 @@ impl Connection {
         self.phase = Phase::Answering {
             rest,
             end,
-            counted_bytes: 0,
-            deadline: None,
+            long: None,
         };
     }
 
     /// So many bytes of the answer are counted until it is written. Since others wait for them,
     /// there is a time for it, however slowly the peer reads.
     pub fn set_counted_bytes(&mut self, now: Instant, bytes: usize) {
-        if let Phase::Answering {
-            counted_bytes,
-            deadline,
-            ..
-        } = &mut self.phase
-        {
-            *counted_bytes = bytes;
-            *deadline = Some(now + LONG_ANSWER_TIME);
+        if let Phase::Answering { long, .. } = &mut self.phase {
+            let deadline = now + LONG_ANSWER_TIME;
+            *long = Some(Box::new(LongAnswer { bytes, deadline }));
         }
     }
 
@@ -66,7 +69,9 @@ impl Connection {
     #[must_use]
     pub fn counted_bytes(&self) -> usize {
         match &self.phase {
-            Phase::Answering { counted_bytes, .. } => *counted_bytes,
+            Phase::Answering {
+                long: Some(long), ..
+            } => long.bytes,
             _ => 0,
         }
     }
@@ -74,7 +79,7 @@ impl Connection {
     /// Takes how many bytes of its answer are counted until it is written.
     pub fn take_counted_bytes(&mut self) -> usize {
         match &mut self.phase {
-            Phase::Answering { counted_bytes, .. } => std::mem::take(counted_bytes),
+            Phase::Answering { long, .. } => long.take().map_or(0, |long| long.bytes),
             _ => 0,
         }
     }

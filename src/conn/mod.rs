@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::heartbeat::Heartbeat;
+use self::http::LongAnswer;
 pub use self::http::{Body, HeadTimeout};
 use self::peer::Peer;
 use self::quota::Quota;
@@ -94,10 +95,7 @@ enum Phase {
     Answering {
         rest: Vec<u8>,
         end: Option<CloseReason>,
-        /// Bytes of a long answer that are counted until it is written.
-        counted_bytes: usize,
-        /// When such an answer must be written.
-        deadline: Option<Instant>,
+        long: Option<Box<LongAnswer>>,
     },
     /// The upgrade is granted but not sent before all rooms are joined.
     Joining(Box<Joining>),
@@ -133,7 +131,7 @@ pub struct Open {
     /// What its messages are for.
     pub purpose: Purpose,
     /// How the input ended, once it has; acted on when every message before it is answered.
-    pub input_end: Option<InputEnd>,
+    pub input_end: Option<Box<InputEnd>>,
     /// Its clockwork.
     pub heartbeat: Heartbeat,
     /// What it has to catch up with before it is a live member everywhere.
@@ -572,10 +570,11 @@ impl Connection {
             Phase::Head { deadline, .. } | Phase::Closing { deadline, .. } => Some(*deadline),
             Phase::Joining(joining) => Some(joining.deadline),
             Phase::Body(body) => Some(body.deadline),
-            Phase::Answering { deadline, .. } => [self.write_deadline(limits), *deadline]
-                .into_iter()
-                .flatten()
-                .min(),
+            Phase::Answering { long, .. } => {
+                let long = long.as_ref().map(|long| long.deadline);
+                let deadlines = [self.write_deadline(limits), long];
+                deadlines.into_iter().flatten().min()
+            }
             Phase::Open(open) => {
                 let write = self.write_deadline(limits);
                 [write, open.heartbeat.next_deadline(limits), open.expires_at]

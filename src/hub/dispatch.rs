@@ -149,13 +149,13 @@ impl<S> Hub<S> {
                 Ok(Some(payload)) => payload,
                 Ok(None) => break,
                 Err(end) => {
-                    open.input_end = Some(end);
+                    open.input_end = Some(Box::new(end));
                     break;
                 }
             };
             taken += 1;
             if !open.quota.take(now.instant, &self.limits) {
-                open.input_end = Some(InputEnd::Failed(CloseReason::TooManyRequests));
+                open.input_end = Some(Box::new(InputEnd::Failed(CloseReason::TooManyRequests)));
                 break;
             }
             let payload_bytes = payload.bytes().len();
@@ -182,7 +182,8 @@ impl<S> Hub<S> {
                     self.jobs.push(*worker, job);
                 }
                 Purpose::Rooms { target: None, .. } => {
-                    open.input_end = Some(InputEnd::Failed(CloseReason::PermissionDenied));
+                    open.input_end =
+                        Some(Box::new(InputEnd::Failed(CloseReason::PermissionDenied)));
                     break;
                 }
             }

@@ -72,7 +72,7 @@ impl<S> Hub<S> {
         let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
             return;
         };
-        match end {
+        match *end {
             InputEnd::Failed(reason) => self.close(now, id, reason),
             InputEnd::Closed(echo) => {
                 if !matches!(conn.purpose(), Some(Purpose::Echo { .. })) {

@@ -95,3 +95,21 @@ impl<S> Table<S> {
         self.slots.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::Open;
+
+    /// What an idle member costs is mostly these two. Whoever makes them larger should know.
+    #[test]
+    fn a_connection_at_rest_is_small() {
+        assert!(
+            size_of::<Entry<u64>>() <= 224,
+            "{}",
+            size_of::<Entry<u64>>()
+        );
+        // With the allocator's word it fits a block of 128 bytes.
+        assert!(size_of::<Open>() <= 120, "{}", size_of::<Open>());
+    }
+}
