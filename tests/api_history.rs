@@ -2,41 +2,11 @@
 
 mod harness;
 
-use harness::{Api, Client, Daemon};
+use harness::{Api, Client, Daemon, history, json_member, next};
 use serde_json::{Value, json};
 
 /// Every way of running the workers: on the loop, one, several.
 const WORKERS: [&str; 3] = ["0", "1", "3"];
-
-/// A member whose envelopes are JSON, after its `joined`.
-fn json_member(daemon: &Daemon, query: &str) -> Client {
-    let mut member = Client::connect(daemon, &format!("/ws?format=json&{query}"));
-    assert!(member.recv_json()["joined"].is_object());
-    member
-}
-
-/// The next envelope, which must be that of a publication: its members.
-fn publication(member: &mut Client) -> Value {
-    let mut envelope = member.recv_json();
-    let publication = envelope["publication"].take();
-    assert!(publication.is_object(), "{envelope}");
-    publication
-}
-
-/// The next publication: offset and data.
-fn next(member: &mut Client) -> (u64, Value) {
-    let publication = publication(member);
-    let offset = publication["offset"].as_u64().expect("an offset");
-    (offset, publication["data"].clone())
-}
-
-fn history(api: &mut Api, request: &Value) -> (Vec<u64>, u64) {
-    let result = api.result("history", request);
-    let publications = result["publications"].as_array().expect("a list");
-    let offset_of = |one: &Value| one["offset"].as_u64().expect("an offset");
-    let offsets = publications.iter().map(offset_of).collect();
-    (offsets, offset_of(&result))
-}
 
 #[test]
 fn history_is_read_in_both_directions_from_any_position() {

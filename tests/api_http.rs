@@ -678,6 +678,29 @@ fn more_calls_than_places_are_all_answered() {
 }
 
 #[test]
+fn no_page_reaches_the_api_by_a_name_that_anybody_can_own() {
+    let file = SecretFile::new(KEY);
+    for (args, name_is_enough) in [(vec![], false), (vec!["--api-key-file", file.path()], true)] {
+        let daemon = Daemon::start(&args);
+        let status = |host: &str, origin: &str| {
+            let mut wire = wire(&daemon);
+            wire.send(format!(
+                "POST /api/info HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{origin}\r\n\
+                 X-API-Key: {KEY}\r\nContent-Length: 0\r\n\r\n"
+            ));
+            wire.response().status
+        };
+        let own = daemon.admin().to_string();
+        assert_eq!(status(&own, &own), 200);
+        assert_eq!(status("localhost:1", "localhost:1"), 200);
+        assert_eq!(status(&own, "evil.example"), 403);
+        // A name that was made to resolve to this address.
+        let rebound = status("evil.example:1", "evil.example:1");
+        assert_eq!(rebound, if name_is_enough { 200 } else { 403 });
+    }
+}
+
+#[test]
 fn bodies_that_do_not_come_hold_up_nobody() {
     let daemon = Daemon::start(&["--handshake-timeout", "2s"]);
     let request = publish(&daemon, "Transfer-Encoding: chunked|", chunked(&[BODY]));

@@ -712,6 +712,57 @@ fn assert_stopped(handle: &Handle) {
 }
 
 #[test]
+fn a_program_that_calls_without_end_starves_nobody() {
+    for workers in WORKERS {
+        let running = Running::start(&[workers]);
+        let mut member = running.connect("/ws?room=a");
+        let is_done = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while is_done.load(Ordering::Relaxed) == 0 {
+                        // Answered by the loop itself, and at once.
+                        let _ = running.handle.close_user("nobody", 4000, "bye");
+                    }
+                });
+            }
+            for number in 0..100 {
+                member.send_text(&number.to_string());
+                assert_eq!(member.recv_text(), number.to_string());
+            }
+            is_done.store(1, Ordering::Relaxed);
+        });
+        running.end(member);
+    }
+}
+
+#[test]
+fn whoever_cannot_take_a_message_is_not_said_to_have_it() {
+    let args = ["--outbound-queue=1", "--write-timeout=60s"];
+    let (running, events) = Running::with_events(&args, 100);
+    let client = running.connect("/ws?user=al");
+    let conn = opened(&events, &client);
+    let send = || {
+        outcome(
+            running
+                .handle
+                .send_to(conn, vec![7; 60_000])
+                .expect("taken"),
+        )
+    };
+    // What the kernel takes is sent; then the queue is full.
+    let refused = (0..10_000).find_map(|_| send().err());
+    assert_eq!(refused, Some(CallError::NotConnected));
+    assert_eq!(send(), Err(CallError::NotConnected));
+    drop(client);
+    match next(&events) {
+        Event::Closed { reason, .. } => assert_eq!(reason, CloseReason::Slow),
+        other => panic!("{other:?}"),
+    }
+    running.end(());
+}
+
+#[test]
 fn what_was_asked_before_the_end_is_done_before_it() {
     for workers in WORKERS {
         let mut running = Running::start(&[workers, "--batch-interval=100ms"]);

@@ -9,7 +9,9 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use harness::{Api, Client, Daemon, Frame, Message, error_of, linger};
+use harness::{
+    Api, Client, Daemon, Frame, Message, error_of, history, json_member, linger, next, publication,
+};
 use serde_json::{Value, json};
 
 /// Every way of running the workers: on the loop, one, several.
@@ -22,40 +24,10 @@ fn gunzip(bytes: &[u8]) -> String {
     text
 }
 
-/// A member whose envelopes are JSON, after its `joined`.
-fn json_member(daemon: &Daemon, query: &str) -> Client {
-    let mut member = Client::connect(daemon, &format!("/ws?format=json&{query}"));
-    assert!(member.recv_json()["joined"].is_object());
-    member
-}
-
-/// The next envelope, which must be that of a publication: its members.
-fn publication(member: &mut Client) -> Value {
-    let mut envelope = member.recv_json();
-    let publication = envelope["publication"].take();
-    assert!(publication.is_object(), "{envelope}");
-    publication
-}
-
-/// The next publication: offset and data.
-fn next(member: &mut Client) -> (u64, Value) {
-    let publication = publication(member);
-    let offset = publication["offset"].as_u64().expect("an offset");
-    (offset, publication["data"].clone())
-}
-
 /// Asserts that nothing was sent to the member before what this publishes to its `room`.
 fn assert_nothing_came(api: &mut Api, member: &mut Client, room: &str) {
     api.publish(room, &json!("nothing before this"));
     assert_eq!(publication(member)["data"], "nothing before this");
-}
-
-fn history(api: &mut Api, request: &Value) -> (Vec<u64>, u64) {
-    let result = api.result("history", request);
-    let publications = result["publications"].as_array().expect("a list");
-    let offset_of = |one: &Value| one["offset"].as_u64().expect("an offset");
-    let offsets = publications.iter().map(offset_of).collect();
-    (offsets, offset_of(&result))
 }
 
 // --- What reaches members -------------------------------------------------------------------------

@@ -102,3 +102,12 @@ pub(crate) fn error_of(answer: &Value) -> u64 {
     assert_eq!(*answer, whole);
     code
 }
+
+/// What `history` answers: the offsets of the publications, and that of the room's newest.
+pub(crate) fn history(api: &mut Api, request: &Value) -> (Vec<u64>, u64) {
+    let result = api.result("history", request);
+    let publications = result["publications"].as_array().expect("a list");
+    let offset_of = |one: &Value| one["offset"].as_u64().expect("an offset");
+    let offsets = publications.iter().map(offset_of).collect();
+    (offsets, offset_of(&result))
+}

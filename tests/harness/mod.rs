@@ -23,6 +23,7 @@
 mod api;
 mod client;
 mod daemon;
+mod envelope;
 mod frame;
 mod secret;
 mod trial;
@@ -30,9 +31,10 @@ mod wait;
 mod wire;
 mod witness;
 
-pub(crate) use api::{Api, error_of, post_request};
+pub(crate) use api::{Api, error_of, history, post_request};
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
+pub(crate) use envelope::{json_member, next, publication};
 pub(crate) use frame::{Frame, opcode};
 pub(crate) use secret::{SecretFile, signed_token};
 pub(crate) use trial::Trial;

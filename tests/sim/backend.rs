@@ -49,7 +49,7 @@ impl Backend {
             self.unanswered.insert(number, call.clone());
             return (number, call);
         }
-        let call = match prng.below(13) {
+        let call = match prng.below(14) {
             0 => ApiCall::Disconnect {
                 target: Target::User(UserId::new("u1").expect("a good id")),
                 whitelist: Vec::new(),
@@ -66,6 +66,7 @@ impl Backend {
                 since: None,
                 reverse: prng.below(2) == 0,
             },
+            13 => ApiCall::HistoryRemove { channel },
             12 => ApiCall::Connections {
                 of: ConnectionsOf::Channel(channel),
                 limit: 3,
@@ -177,7 +178,11 @@ impl Backend {
             (ApiCall::History { .. }, Ok(ApiResult::History { publications, .. })) => {
                 assert!(keeps_history && publications.len() <= 5);
             }
-            (ApiCall::History { .. }, Err(ApiCode::NotAvailable)) => assert!(!keeps_history),
+            (ApiCall::HistoryRemove { .. }, Ok(ApiResult::Done)) => assert!(keeps_history),
+            (
+                ApiCall::History { .. } | ApiCall::HistoryRemove { .. },
+                Err(ApiCode::NotAvailable),
+            ) => assert!(!keeps_history),
             (call, reply) => panic!("{call:?} was answered with {reply:?}"),
         }
     }
