@@ -77,6 +77,15 @@ impl Drop for Running {
     }
 }
 
+/// Does something however a scope is left.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Waits for a receipt, within the deadline.
 fn outcome<T: Send + 'static>(receipt: Receipt<T>) -> Result<T, CallError> {
     let waiting = std::thread::spawn(move || receipt.wait());
@@ -726,11 +735,16 @@ fn a_program_that_calls_without_end_starves_nobody() {
                     }
                 });
             }
+            // Also when a message does not come: the scope waits for its threads.
+            let done = OnDrop(|| is_done.store(1, Ordering::Relaxed));
+            let began = Instant::now();
             for number in 0..100 {
                 member.send_text(&number.to_string());
                 assert_eq!(member.recv_text(), number.to_string());
             }
-            is_done.store(1, Ordering::Relaxed);
+            drop(done);
+            let took = began.elapsed();
+            assert!(took < DEADLINE, "100 messages took {took:?}");
         });
         running.end(member);
     }

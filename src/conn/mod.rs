@@ -16,6 +16,7 @@
 //! - `Closed` is final, and its reason is the one first given.
 //! - A connection that is not reading is given no bytes.
 
+mod catching_up;
 pub mod heartbeat;
 mod http;
 mod peer;
@@ -29,6 +30,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::catching_up::{CatchUp, Missed};
 use self::heartbeat::Heartbeat;
 use self::http::LongAnswer;
 pub use self::http::{Body, HeadTimeout};
@@ -36,7 +38,7 @@ use self::peer::Peer;
 use self::quota::Quota;
 use self::send_queue::SendQueue;
 pub use self::writing::AfterDrain;
-use crate::base::{CloseReason, ConnId, Identity, Instant, Limits, Offset, RoomName, Since};
+use crate::base::{CloseReason, ConnId, Identity, Instant, Limits, RoomName, Since};
 use crate::wire::frame;
 use crate::wire::raw::WireForm;
 use crate::wire::websocket::{Inbound, InputEnd};
@@ -142,28 +144,6 @@ pub struct Open {
     pub quota: Quota,
     /// When its token runs out.
     pub expires_at: Option<Instant>,
-}
-
-/// The rooms that a connection has to catch up with.
-#[derive(Debug, Default)]
-pub struct CatchUp {
-    /// The next one last.
-    rooms: Vec<Missed>,
-}
-
-/// A room that a connection has to catch up with.
-#[derive(Clone, Debug)]
-pub struct Missed {
-    /// The room.
-    pub room: RoomName,
-    /// The last publication that the connection was given.
-    pub after: Offset,
-    /// What it misses of the publications up to this one is not told.
-    pub owed_after: Offset,
-    /// The last publication before the connection joined.
-    pub joined_at: Offset,
-    /// Whether the next part was asked for.
-    pub is_asked: bool,
 }
 
 /// What the messages of a WebSocket are for.
@@ -443,80 +423,10 @@ impl Connection {
         }
     }
 
-    /// A room was joined, and the connection has to catch up with it. If it `is_doomed` it will be
-    /// closed instead as soon as it is open.
-    pub fn add_missed(&mut self, missed: Missed, is_doomed: bool) {
-        if let Phase::Joining(joining) = &mut self.phase {
-            let open = &mut joining.open;
-            open.catch_up
-                .get_or_insert_default()
-                .rooms
-                .insert(0, missed);
-            self.flags.is_catching_up = true;
-            if is_doomed {
-                open.doom = Some(CloseReason::InsufficientState);
-            }
-        }
-    }
-
-    /// The next room to catch up with, while the connection is open.
-    pub fn next_missed_mut(&mut self) -> Option<&mut Missed> {
-        if !self.flags.is_catching_up {
-            return None;
-        }
-        self.open_mut()?.catch_up.as_mut()?.rooms.last_mut()
-    }
-
-    /// The connection has caught up with its next room.
-    pub fn remove_next_missed(&mut self) {
-        self.change_missed(|rooms| {
-            rooms.pop();
-        });
-    }
-
-    /// Takes the rooms that it has not caught up with.
-    pub fn take_missed(&mut self) -> Vec<Missed> {
-        let mut taken = Vec::new();
-        self.change_missed(|rooms| taken = std::mem::take(rooms));
-        taken
-    }
-
-    /// Takes the room of that name out of those to catch up with; returns whether it was there.
-    pub fn remove_missed(&mut self, room: &RoomName) -> bool {
-        let mut is_removed = false;
-        self.change_missed(|rooms| {
-            let before = rooms.len();
-            rooms.retain(|missed| missed.room != *room);
-            is_removed = rooms.len() < before;
-        });
-        is_removed
-    }
-
-    fn change_missed(&mut self, change: impl FnOnce(&mut Vec<Missed>)) {
-        let open = match &mut self.phase {
-            Phase::Open(open) => open,
-            Phase::Joining(joining) => &mut joining.open,
-            _ => return,
-        };
-        if let Some(catch_up) = &mut open.catch_up {
-            change(&mut catch_up.rooms);
-            if catch_up.rooms.is_empty() {
-                open.catch_up = None;
-                self.flags.is_catching_up = false;
-            }
-        }
-    }
-
     /// The address at the other end.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer.address()
-    }
-
-    /// Whether it has rooms to catch up with.
-    #[must_use]
-    pub fn is_catching_up(&self) -> bool {
-        self.flags.is_catching_up
     }
 
     /// Remembers that its request came from a page.
