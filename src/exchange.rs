@@ -65,13 +65,6 @@ pub enum Job {
         /// What.
         payload: Payload,
     },
-    /// Send the payloads back; answered by one [`Effect::Reply`].
-    Echo {
-        /// Who sent them.
-        conn: ConnId,
-        /// What, one message each.
-        payloads: Vec<Payload>,
-    },
     /// Read the body of an API call; answered by [`Effect::Decoded`].
     Decode {
         /// The call.
@@ -201,15 +194,6 @@ pub enum Effect {
     },
     /// Publications for every member of a room.
     Broadcast(Broadcast),
-    /// The answer to messages of one connection.
-    Reply {
-        /// Who sent them.
-        conn: ConnId,
-        /// The answers, one frame a message.
-        frames: Arc<Frames>,
-        /// Payload bytes of the messages answered.
-        payload_bytes: usize,
-    },
     /// The body of a call was read.
     Decoded {
         /// The call.

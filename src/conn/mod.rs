@@ -150,10 +150,7 @@ pub struct Open {
 #[derive(Clone, Debug)]
 pub enum Purpose {
     /// They come back (`/echo`).
-    Echo {
-        /// The worker that answers.
-        worker: usize,
-    },
+    Echo,
     /// They are published (`/ws`).
     Rooms {
         /// Where to, and the worker of that room; `None` for a connection that may only receive.
@@ -220,15 +217,15 @@ impl Purpose {
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         match self {
             Self::Rooms { identity, .. } => identity.as_ref(),
-            Self::Echo { .. } => None,
+            Self::Echo => None,
         }
     }
 
-    /// The worker that its messages go to; `None` if it may not send any.
+    /// The worker that its messages go to; `None` if they go to none.
     #[must_use]
     pub fn worker(&self) -> Option<usize> {
         match self {
-            Self::Echo { worker } => Some(*worker),
+            Self::Echo => None,
             Self::Rooms { target, .. } => target.as_ref().map(|(_, worker)| *worker),
         }
     }

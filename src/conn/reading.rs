@@ -1,8 +1,11 @@
 //! When a connection is read: its bounds on what waits for a worker, and who has paused it.
 
 use super::pressure::Level;
+use super::send_queue::SendQueue;
 use super::{Connection, InFlight, Open, Phase, Purpose};
-use crate::base::Limits;
+use crate::base::{CloseReason, Instant, Limits};
+use crate::wire::frame::Payload;
+use crate::wire::websocket::InputEnd;
 
 impl Connection {
     /// Whether bytes are wanted now. `false` also while earlier ones wait to be understood.
@@ -39,15 +42,20 @@ impl Connection {
         }
         match open.purpose {
             Purpose::Rooms { .. } => true,
-            // Every answer needs a place in the send queue: who does not read is not read.
-            Purpose::Echo { .. } => {
-                let level = self.queue.level();
-                (messages == 0 && level == Level::default())
-                    || (messages + level.publications < limits.outbound_publications_max
-                        && bytes + level.bytes + ECHO_OVERHEAD_BYTES * messages
-                            < limits.outbound_bytes_max / 2)
-            }
+            Purpose::Echo => self.may_echo(Level::default(), limits),
         }
+    }
+
+    /// Whether one message more may be echoed when so much is about to be queued. Every answer
+    /// needs a place in the send queue: who does not read is not read.
+    #[must_use]
+    pub fn may_echo(&self, about_to_be_queued: Level, limits: &Limits) -> bool {
+        let queued = self.queue.level();
+        let publications = queued.publications + about_to_be_queued.publications;
+        let bytes = queued.bytes + about_to_be_queued.bytes;
+        (publications == 0 && bytes == 0)
+            || (publications < limits.outbound_publications_max
+                && bytes < limits.outbound_bytes_max / 2)
     }
 
     /// A message was handed to a worker.
@@ -103,14 +111,27 @@ impl Connection {
         match &self.phase {
             Phase::Calling { .. } => true,
             Phase::Answering { .. } | Phase::Closing { .. } => !self.queue.is_empty(),
-            Phase::Open(open) => {
-                matches!(open.purpose, Purpose::Echo { .. })
-                    && (self.in_flight.messages > 0 || !self.queue.is_empty())
-            }
+            Phase::Open(open) => matches!(open.purpose, Purpose::Echo) && !self.queue.is_empty(),
             _ => false,
         }
     }
 }
 
-/// What an answer is longer than its payload, at most.
-const ECHO_OVERHEAD_BYTES: usize = 10;
+impl Open {
+    /// The next message, if one is there; pongs go to `queue`. Otherwise the input may have ended.
+    pub fn take_message(
+        &mut self,
+        queue: &mut SendQueue,
+        now: Instant,
+        limits: &Limits,
+    ) -> Option<Payload> {
+        let end = match self.inbound.poll(queue) {
+            Ok(Some(payload)) if self.quota.take(now, limits) => return Some(payload),
+            Ok(Some(_)) => InputEnd::Failed(CloseReason::TooManyRequests),
+            Ok(None) => return None,
+            Err(end) => end,
+        };
+        self.input_end = Some(Box::new(end));
+        None
+    }
+}

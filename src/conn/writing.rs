@@ -80,10 +80,9 @@ impl Connection {
     /// What follows now that everything queued was written.
     pub fn after_drain(&mut self, now: Instant, limits: &Limits) -> AfterDrain {
         match &mut self.phase {
-            Phase::Answering { .. } | Phase::Closing { .. } if self.flags.saw_eof => {
-                AfterDrain::Over
-            }
-            Phase::Open(_) if self.flags.saw_eof && self.in_flight.messages == 0 => {
+            Phase::Answering { .. } | Phase::Closing { .. } | Phase::Open(_)
+                if self.flags.saw_eof =>
+            {
                 AfterDrain::Over
             }
             Phase::Answering { end: None, .. } => AfterDrain::NextRequest,

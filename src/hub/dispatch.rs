@@ -17,15 +17,6 @@ impl<S> Hub<S> {
         );
         match effect {
             Effect::Broadcast(broadcast) => 1 + self.broadcast(now, &broadcast),
-            Effect::Reply {
-                conn,
-                frames,
-                payload_bytes,
-            } => {
-                let count = frames.count();
-                self.reply(now, conn, &frames, payload_bytes);
-                count
-            }
             Effect::Joined {
                 conn,
                 room,
@@ -129,9 +120,10 @@ impl<S> Hub<S> {
             return;
         };
         let conn = &mut entry.conn;
+        if matches!(conn.purpose(), Some(Purpose::Echo)) {
+            return self.echo_messages(now, id);
+        }
         let mut taken = 0;
-        // What is to be echoed goes in one job, which needs one credit.
-        let mut echoes = Vec::new();
         while conn.may_take_message(&self.limits) {
             let Some((open, queue)) = conn.open_and_queue() else {
                 break;
@@ -139,28 +131,18 @@ impl<S> Hub<S> {
             // Only a message needs its worker; a connection that can publish nothing has none.
             if let Some(worker) = open.purpose.worker()
                 && !open.inbound.is_drained()
-                && (taken == budget || (echoes.is_empty() && !self.jobs.has_credit(worker)))
+                && (taken == budget || !self.jobs.has_credit(worker))
             {
                 conn.set_awaits_worker(true);
                 self.jobs.wait(worker, id);
                 break;
             }
-            let payload = match open.inbound.poll(queue) {
-                Ok(Some(payload)) => payload,
-                Ok(None) => break,
-                Err(end) => {
-                    open.input_end = Some(Box::new(end));
-                    break;
-                }
+            let Some(payload) = open.take_message(queue, now.instant, &self.limits) else {
+                break;
             };
             taken += 1;
-            if !open.quota.take(now.instant, &self.limits) {
-                open.input_end = Some(Box::new(InputEnd::Failed(CloseReason::TooManyRequests)));
-                break;
-            }
             let payload_bytes = payload.bytes().len();
             match &open.purpose {
-                Purpose::Echo { .. } => echoes.push(payload),
                 Purpose::Rooms {
                     target: Some((room, worker)),
                     identity,
@@ -181,7 +163,7 @@ impl<S> Hub<S> {
                     };
                     self.jobs.push(*worker, job);
                 }
-                Purpose::Rooms { target: None, .. } => {
+                _ => {
                     open.input_end =
                         Some(Box::new(InputEnd::Failed(CloseReason::PermissionDenied)));
                     break;
@@ -189,12 +171,6 @@ impl<S> Hub<S> {
             }
             conn.note_handed_over(payload_bytes);
             self.counters.received_messages += 1;
-        }
-        if !echoes.is_empty()
-            && let Some(worker) = conn.purpose().and_then(Purpose::worker)
-        {
-            let payloads = echoes;
-            self.jobs.push(worker, Job::Echo { conn: id, payloads });
         }
         mark_dirty(conn, &mut self.dirty);
         self.finish_input(now, id);

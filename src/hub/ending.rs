@@ -41,7 +41,7 @@ impl<S> Hub<S> {
         };
         let is_json = match &open.purpose {
             Purpose::Rooms { form, .. } => form.is_json(),
-            Purpose::Echo { .. } => false,
+            Purpose::Echo => false,
         };
         let mut deadline = now.instant + self.limits.close_linger;
         if matches!(reason, CloseReason::Slow | CloseReason::WriteTimeout) {
@@ -59,23 +59,20 @@ impl<S> Hub<S> {
         self.start_closing(id, reason, deadline, false);
     }
 
-    /// Acts on the end of the input: for an echo once everything before it is answered, otherwise
-    /// at once, since what was published needs its publisher no more.
+    /// Acts on the end of the input: at once, since every echo is queued already and what was
+    /// published needs its publisher no more.
     pub(super) fn finish_input(&mut self, now: Now, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         let conn = &mut entry.conn;
-        if conn.in_flight() > 0 && matches!(conn.purpose(), Some(Purpose::Echo { .. })) {
-            return;
-        }
         let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
             return;
         };
         match *end {
             InputEnd::Failed(reason) => self.close(now, id, reason),
             InputEnd::Closed(echo) => {
-                if !matches!(conn.purpose(), Some(Purpose::Echo { .. })) {
+                if !matches!(conn.purpose(), Some(Purpose::Echo)) {
                     // Who leaves a room does not wait for what it had to say.
                     conn.queue.drop_backlog();
                 }

@@ -70,28 +70,6 @@ impl<S> Hub<S> {
         members_len
     }
 
-    /// Queues the answers to messages of an echo, whose places were kept when they were taken.
-    pub(super) fn reply(
-        &mut self,
-        now: Now,
-        id: ConnId,
-        frames: &Arc<Frames>,
-        payload_bytes: usize,
-    ) {
-        if let Some(entry) = self.table.get_mut(id) {
-            let conn = &mut entry.conn;
-            let count = frames.count();
-            conn.queue.push(frames, count as u32);
-            conn.traffic.deliveries += count as u64;
-            self.counters.deliveries += count as u64;
-            mark_dirty(conn, &mut self.dirty);
-            if !conn.is_blocked() && conn.queue.level().is_half_of(bound(&self.limits)) {
-                self.raise_flush_barrier();
-            }
-        }
-        self.answered(now, id, (frames.count(), payload_bytes));
-    }
-
     /// Tells a member that has drained its queue what it missed.
     pub(super) fn tell_skips(&mut self, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {

@@ -52,11 +52,6 @@ impl Jobs {
         worker_of(room, self.workers.len())
     }
 
-    /// Which worker echoes for a connection.
-    pub(super) fn worker_of_echo(&self, id: ConnId) -> usize {
-        id.slot as usize % self.workers.len()
-    }
-
     /// Which worker decodes and encodes for a call.
     pub(super) fn worker_of_call(&self, key: CallKey) -> usize {
         key as usize % self.workers.len()

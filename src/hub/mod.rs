@@ -15,7 +15,8 @@
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
 //! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what
-//! it missed, `dispatch` turns messages into jobs and takes effects, `fanout` fills send queues,
+//! it missed, `dispatch` turns messages into jobs and takes effects, `echo` answers without,
+//! `fanout` fills send queues,
 //! `ending` is the way out.
 
 mod admission;
@@ -24,6 +25,7 @@ mod call;
 mod calls;
 mod counters;
 mod dispatch;
+mod echo;
 mod ending;
 mod events;
 mod fanout;
@@ -52,7 +54,7 @@ use crate::conn::send_queue::SendQueue;
 use crate::conn::{AfterDrain, Connection, Traffic};
 use crate::exchange::Job;
 use crate::room::members::Members;
-use crate::wire::frame::{Frames, PayloadKind};
+use crate::wire::frame::{Frames, Payload, PayloadKind};
 
 /// The brain of the loop. `S` is what the shell attaches to a connection: its socket.
 #[derive(Debug)]
@@ -80,6 +82,8 @@ pub struct Hub<S> {
     closed: VecDeque<ConnId>,
     /// What the shell is to answer.
     inquiries: VecDeque<Inquiry>,
+    /// What is about to be echoed; empty between calls.
+    echoes: Vec<Payload>,
     counters: HubCounters,
     prng: Prng,
     start: Instant,
@@ -175,6 +179,7 @@ impl<S> Hub<S> {
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
+            echoes: Vec::new(),
             counters: HubCounters::default(),
             prng,
             start,

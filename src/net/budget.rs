@@ -7,9 +7,9 @@ pub(super) const ACCEPTS: usize = 64;
 /// Connections read, once each.
 pub(super) const READS: usize = 4096;
 
-/// Most bytes taken from one connection. Bytes are what a peer's frames cost: 64 KiB can hold 11 000
+/// Most bytes taken from one connection. Bytes are what a peer's frames cost: 128 KiB can hold 22 000
 /// empty ones.
-pub(super) const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 128 << 10;
 
 /// Bytes taken from all connections; the last may go over it.
 pub(super) const PHASE_READ_BYTES: usize = 128 << 10;

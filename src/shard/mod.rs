@@ -129,7 +129,6 @@ impl RoomShard {
             } => {
                 self.publish(now, origin, room, identity.as_ref(), &payload);
             }
-            Job::Echo { conn, payloads } => self.echo(conn, &payloads),
             Job::Decode { call, method, body } => self.decode(call, &method, &body),
             Job::Ask { part, room, ask } => self.ask(now, part, room, *ask),
             Job::ListRooms { part, pattern } => self.list_rooms(part, &pattern),

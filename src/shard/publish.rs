@@ -7,7 +7,7 @@ use crate::base::{ConnId, Identity, Now, Position, RoomName};
 use crate::exchange::{CallPart, Effect, Origin};
 use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCode, Publish};
-use crate::wire::frame::{FramesBuilder, Payload};
+use crate::wire::frame::Payload;
 use crate::wire::raw::{self, Publication, WireForm};
 
 impl RoomShard {
@@ -128,21 +128,6 @@ impl RoomShard {
             self.gathering.push_back((now.instant, name));
         }
         Some(position)
-    }
-
-    pub(super) fn echo(&mut self, conn: ConnId, payloads: &[Payload]) {
-        let lengths = payloads.iter().map(|payload| payload.bytes().len());
-        let mut frames = FramesBuilder::for_payloads(lengths);
-        let mut payload_bytes = 0;
-        for payload in payloads {
-            frames.push(payload.kind(), payload.bytes());
-            payload_bytes += payload.bytes().len();
-        }
-        self.effects.push_back(Effect::Reply {
-            conn,
-            frames: frames.take(),
-            payload_bytes,
-        });
     }
 
     /// Encodes a message that belongs to no room, in every form.

@@ -183,13 +183,13 @@ pub struct FramesBuilder {
 }
 
 impl FramesBuilder {
-    /// An empty builder with room for messages of these lengths, so that nothing is moved.
+    /// An empty builder with room for so many frames of so many bytes in all, so that nothing is
+    /// moved.
     #[must_use]
-    pub fn for_payloads(payload_bytes: impl ExactSizeIterator<Item = usize>) -> Self {
-        let ends = Vec::with_capacity(payload_bytes.len());
+    pub fn with_room(frames: usize, bytes: usize) -> Self {
         Self {
-            bytes: Vec::with_capacity(payload_bytes.map(frame_bytes).sum()),
-            ends,
+            bytes: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(frames),
         }
     }
 
@@ -238,7 +238,8 @@ pub const PING: [u8; 2] = [0x89, 0];
 pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 
 /// Bytes of a server frame with so long a payload (RFC 6455, section 5.2).
-fn frame_bytes(payload_bytes: usize) -> usize {
+#[must_use]
+pub fn frame_bytes(payload_bytes: usize) -> usize {
     let header_bytes = match payload_bytes {
         0..126 => 2,
         126..=0xffff => 4,
@@ -294,8 +295,8 @@ mod tests {
     #[test]
     fn room_is_made_for_exactly_what_comes() {
         let lengths = [0, 125, 126, 0xffff, 0x1_0000];
-        let mut frames = FramesBuilder::for_payloads(lengths.into_iter());
-        let room = frames.bytes.capacity();
+        let room = lengths.into_iter().map(frame_bytes).sum();
+        let mut frames = FramesBuilder::with_room(lengths.len(), room);
         for length in lengths {
             frames.push(PayloadKind::Binary, &vec![0; length]);
         }

@@ -17,6 +17,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
+use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
@@ -43,6 +44,9 @@ struct InHand {
     /// Whole frames handed to the context, of which it has not read all.
     ready: Vec<u8>,
     ready_read: usize,
+    /// Messages must not share the memory of the frames in hand, which are mostly something else: a
+    /// byte that waits for a worker would keep a whole read of pings.
+    must_copy: bool,
     /// Exists while it holds frames to read or an open message.
     context: Option<Box<WebSocketContext>>,
     /// How many messages and control frames the context still has in hand.
@@ -103,8 +107,11 @@ impl InHand {
         );
         if self.partial.is_empty() {
             let scan = self.scan(bytes, message_bytes_max);
-            self.partial = bytes[scan.whole..].to_vec();
-            self.hand_over(bytes[..scan.whole].to_vec(), message_bytes_max);
+            let (whole, partial) = bytes.split_at(scan.whole);
+            self.partial = partial.to_vec();
+            let mut frames = Vec::with_capacity(scan.room_bytes());
+            frames.extend_from_slice(whole);
+            self.hand_over(frames, message_bytes_max);
         } else {
             let mut joined = std::mem::take(&mut self.partial);
             joined.extend_from_slice(bytes);
@@ -112,7 +119,9 @@ impl InHand {
             if scan.whole == 0 {
                 self.partial = joined;
             } else {
-                self.partial = joined.split_off(scan.whole);
+                self.partial = joined[scan.whole..].to_vec();
+                joined.truncate(scan.whole);
+                joined.reserve_exact(scan.room_bytes() - scan.whole);
                 self.hand_over(joined, message_bytes_max);
             }
         }
@@ -163,7 +172,13 @@ impl InHand {
             self.ready_read = 0;
         }
         match message {
+            Ok(Message::Text(text)) if self.must_copy => {
+                Ok(Some(Payload::text(text.as_str().into())))
+            }
             Ok(Message::Text(text)) => Ok(Some(Payload::text(text))),
+            Ok(Message::Binary(bytes)) if self.must_copy => {
+                Ok(Some(Payload::binary(Bytes::copy_from_slice(&bytes))))
+            }
             Ok(Message::Binary(bytes)) => Ok(Some(Payload::binary(bytes))),
             Ok(Message::Ping(_)) => {
                 // The pong is queued inside until the next call; it belongs before what follows.
@@ -199,6 +214,8 @@ impl InHand {
     /// Finds how many bytes are whole frames, and what the context will make of them.
     fn scan(&mut self, bytes: &[u8], message_bytes_max: usize) -> Scan {
         let mut whole = 0;
+        let mut longest_payload = 0;
+        let mut message_bytes = 0;
         loop {
             let mut cursor = Cursor::new(&bytes[whole..]);
             let (header, payload_len) = match FrameHeader::parse(&mut cursor) {
@@ -228,6 +245,7 @@ impl InHand {
                 break;
             }
             whole = end;
+            longest_payload = longest_payload.max(payload_len as usize);
             if is_control || header.is_final {
                 self.yields += 1;
                 self.fragments_follow = false;
@@ -237,6 +255,7 @@ impl InHand {
                 self.is_open = true;
             }
             if !is_control {
+                message_bytes += payload_len as usize;
                 self.open_bytes = if header.is_final {
                     0
                 } else {
@@ -244,7 +263,12 @@ impl InHand {
                 };
             }
         }
-        Scan { whole }
+        let rest = whole - message_bytes;
+        self.must_copy = rest > SHARED_REST_BYTES_MAX && rest > message_bytes;
+        Scan {
+            whole,
+            longest_payload,
+        }
     }
 
     fn hand_over(&mut self, frames: Vec<u8>, message_bytes_max: usize) {
@@ -278,9 +302,23 @@ const CLOSE_WITHOUT_CODE: [u8; 2] = [0x88, 0];
 /// Longest payload of a control frame, in bytes (RFC 6455, section 5.5).
 const CONTROL_PAYLOAD_BYTES_MAX: u64 = 125;
 
+/// Bytes beside payloads of messages that these may always keep in memory.
+const SHARED_REST_BYTES_MAX: usize = 4096;
+
 struct Scan {
     /// Bytes of whole frames at the front.
     whole: usize,
+    /// Payload bytes of the longest of them.
+    longest_payload: usize,
+}
+
+impl Scan {
+    /// Bytes of a buffer that the whole frames are read from without being moved. At each header
+    /// tungstenite wants room for the payload behind all that it holds already, as if the payload
+    /// were still to come.
+    fn room_bytes(&self) -> usize {
+        self.whole + self.longest_payload
+    }
 }
 
 /// What tungstenite takes for a socket: reads from memory, writes into the replies.
@@ -391,6 +429,27 @@ mod tests {
             assert_eq!(replies, [b"\x8a\x04ping"]);
             assert!(inbound.0.is_none(), "step {step}: something is kept");
         }
+    }
+
+    #[test]
+    fn a_message_among_pings_does_not_keep_their_memory() {
+        let distance = |first: &Payload, last: &Payload| {
+            (last.bytes().as_ptr() as usize).wrapping_sub(first.bytes().as_ptr() as usize)
+        };
+        let text = frame(0x81, b"some text");
+        let among_texts = [text.clone(), text.repeat(998), text.clone()].concat();
+        let (messages, ..) = run(&among_texts, among_texts.len());
+        let in_place = among_texts.len() - text.len();
+        assert_eq!(distance(&messages[0], &messages[999]), in_place);
+
+        let pings = frame(0x89, b"").repeat(in_place / 6 - 2);
+        let among_pings = [text.clone(), pings, text.clone()].concat();
+        let (messages, ..) = run(&among_pings, among_pings.len());
+        assert_eq!(messages[0], messages[1]);
+        assert_ne!(
+            distance(&messages[0], &messages[1]),
+            among_pings.len() - text.len()
+        );
     }
 
     #[test]

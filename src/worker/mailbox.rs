@@ -123,7 +123,6 @@ mod tests {
 
     use super::*;
     use crate::base::ConnId;
-    use crate::wire::frame::Frames;
 
     /// Senders and a loop that sleeps only in `poll`: every effect must arrive without a time-out.
     #[test]
@@ -138,12 +137,8 @@ mod tests {
                 let effects = effects.clone();
                 scope.spawn(move || {
                     for _ in 0..each {
-                        let frames = Frames::whole(vec![0]);
-                        let effect = Effect::Reply {
-                            conn: ConnId::NONE,
-                            frames,
-                            payload_bytes: 1,
-                        };
+                        let conn = ConnId::NONE;
+                        let effect = Effect::JoinRefused { conn };
                         effects.send(effect).expect("the mailbox is there");
                         effects.wake();
                     }
