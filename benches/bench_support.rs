@@ -8,6 +8,8 @@ use std::env;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use roomcast::base::Prng;
+
 /// Whether figures are wanted: cargo says `--bench` for a bench and nothing for a test.
 pub(crate) fn is_measuring() -> bool {
     env::args().any(|argument| argument == "--bench")
@@ -53,10 +55,26 @@ pub(crate) fn nanos(duration: Duration) -> f64 {
     duration.as_nanos() as f64
 }
 
+/// Puts what is in `list` into random order.
+pub(crate) fn shuffle<T>(list: &mut [T], prng: &mut Prng) {
+    for end in (1..list.len()).rev() {
+        list.swap(end, prng.below(end as u64 + 1) as usize);
+    }
+}
+
 /// A text frame as a client sends it: whole and masked (RFC 6455, section 5.2).
 pub(crate) fn client_frame(payload: &[u8]) -> Vec<u8> {
+    masked_frame(0x81, payload)
+}
+
+/// A pong as a client answers a ping without content.
+pub(crate) fn client_pong() -> Vec<u8> {
+    masked_frame(0x8a, &[])
+}
+
+fn masked_frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-    let mut frame = vec![0x81];
+    let mut frame = vec![first_byte];
     match u16::try_from(payload.len()) {
         Ok(len @ 0..=125) => frame.push(0x80 | len as u8),
         Ok(len) => {

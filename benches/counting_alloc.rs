@@ -33,6 +33,8 @@ pub(crate) struct Counts {
     /// Bytes asked for and not given back; negative if more was given back. The allocator's own
     /// overhead for each block comes on top.
     pub(crate) kept_bytes: i64,
+    /// The same with what glibc's malloc adds to each block, see [`malloc_bytes`].
+    pub(crate) kept_taken_bytes: i64,
     /// The same in blocks.
     pub(crate) kept_blocks: i64,
 }
@@ -43,6 +45,7 @@ impl Counts {
             allocations: ALLOCATIONS.load(Ordering::Relaxed),
             bytes: BYTES.load(Ordering::Relaxed),
             kept_bytes: KEPT_BYTES.load(Ordering::Relaxed),
+            kept_taken_bytes: KEPT_TAKEN_BYTES.load(Ordering::Relaxed),
             kept_blocks: KEPT_BLOCKS.load(Ordering::Relaxed),
         }
     }
@@ -62,10 +65,24 @@ pub(crate) fn counted<R>(f: impl FnOnce() -> R) -> (R, Counts) {
         allocations: after.allocations - before.allocations,
         bytes: after.bytes - before.bytes,
         kept_bytes: after.kept_bytes - before.kept_bytes,
+        kept_taken_bytes: after.kept_taken_bytes - before.kept_taken_bytes,
         kept_blocks: after.kept_blocks - before.kept_blocks,
     };
     (result, counts)
 }
+
+/// What glibc's malloc takes for a block: a word before it, in steps of 16 bytes, at least 32; a
+/// large one has pages of its own.
+pub(crate) fn malloc_bytes(bytes: usize) -> usize {
+    if bytes < MMAP_THRESHOLD {
+        (bytes + 8).next_multiple_of(16).max(32)
+    } else {
+        (bytes + 16).next_multiple_of(4096)
+    }
+}
+
+/// Where glibc begins to give a block pages of its own, until it has learnt better.
+const MMAP_THRESHOLD: usize = 128 << 10;
 
 // Relaxed, in both: the counters order nothing, and the caller waits for its own threads.
 
@@ -74,42 +91,52 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-fn keep(blocks: i64, bytes: i64) {
-    KEPT_BLOCKS.fetch_add(blocks, Ordering::Relaxed);
-    KEPT_BYTES.fetch_add(bytes, Ordering::Relaxed);
+/// A block of `old` bytes has become one of `new`; 0 is none.
+fn keep(old: usize, new: usize) {
+    let taken = |bytes: usize| {
+        if bytes > 0 {
+            malloc_bytes(bytes) as i64
+        } else {
+            0
+        }
+    };
+    KEPT_BLOCKS.fetch_add(i64::from(new > 0) - i64::from(old > 0), Ordering::Relaxed);
+    KEPT_BYTES.fetch_add(new as i64 - old as i64, Ordering::Relaxed);
+    KEPT_TAKEN_BYTES.fetch_add(taken(new) - taken(old), Ordering::Relaxed);
 }
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 static KEPT_BLOCKS: AtomicI64 = AtomicI64::new(0);
 static KEPT_BYTES: AtomicI64 = AtomicI64::new(0);
+static KEPT_TAKEN_BYTES: AtomicI64 = AtomicI64::new(0);
 
 // SAFETY: every method hands its arguments unchanged to `System`, which keeps the contract of
 // `GlobalAlloc`; the counting neither allocates nor panics.
 unsafe impl GlobalAlloc for CountingAlloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        keep(1, layout.size() as i64);
+        keep(0, layout.size());
         // SAFETY: the caller keeps the contract of this method, which is that of `System`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
-        keep(1, layout.size() as i64);
+        keep(0, layout.size());
         // SAFETY: as in `alloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(new_size);
-        keep(0, new_size as i64 - layout.size() as i64);
+        keep(layout.size(), new_size);
         // SAFETY: as in `alloc`; `pointer` came from `System` because all methods forward to it.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        keep(-1, -(layout.size() as i64));
+        keep(layout.size(), 0);
         // SAFETY: as in `realloc`.
         unsafe { System.dealloc(pointer, layout) }
     }

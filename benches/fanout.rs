@@ -29,22 +29,19 @@
     reason = "the figures are the product of a bench"
 )]
 
-use std::hint::black_box;
-use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use roomcast::base::{self, ConnId, Limits, Now, Prng, RoomBudget};
-use roomcast::conn::send_queue::SendQueue;
-use roomcast::exchange::Effect;
-use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
-use roomcast::shard::RoomShard;
+use roomcast::base::{ConnId, Limits, Prng};
+use roomcast::hub::SocketAction;
 
-use crate::bench_support::{client_frame, clock_nanos, is_measuring, median, nanos};
+use crate::bench_support::{client_frame, clock_nanos, is_measuring, median, nanos, shuffle};
 use crate::counting_alloc::{CountingAlloc, Counts, counted};
+use crate::fake_node::{FakeNode, put_upgrade_head};
 
+#[allow(dead_code, reason = "the benches share more than each of them needs")]
 mod bench_support;
 mod counting_alloc;
+mod fake_node;
 
 #[global_allocator]
 static ALLOCATOR: CountingAlloc = CountingAlloc;
@@ -165,11 +162,11 @@ fn measure(form: Form, members: usize, per_turn: usize, plan: &Plan) -> Figures 
     let input = client_frame(&[b'x'; PAYLOAD_BYTES]).repeat(per_turn);
     world.turn(&input);
 
-    let before = world.deliveries();
+    let before = world.node.deliveries();
     let (publishing, delivering) = counted_turn(&mut world, &input);
     let receivers = members - usize::from(!form.echo);
     assert_eq!(
-        world.deliveries() - before,
+        world.node.deliveries() - before,
         (receivers * per_turn) as u64,
         "every member receives every publication"
     );
@@ -203,11 +200,11 @@ fn measure(form: Form, members: usize, per_turn: usize, plan: &Plan) -> Figures 
 fn counted_turn(world: &mut World, input: &[u8]) -> (Counts, Counts) {
     let (effects, publishing) = counted(|| {
         world.publish(input);
-        world.shard.poll_effect()
+        world.node.shard.poll_effect()
     });
     let ((), delivering) = counted(|| {
-        world.push(effects);
-        world.flush();
+        world.node.push(effects);
+        flush(&mut world.node);
     });
     (publishing, delivering)
 }
@@ -218,68 +215,43 @@ fn memory(form: Form, members: usize) -> (f64, f64) {
     world.join(form, FEW);
     let more = members - FEW;
     let ((), counts) = counted(|| world.join(form, more));
-    assert_eq!(world.hub.counters().members, members);
+    assert_eq!(world.node.hub.counters().members, members);
     (
         counts.kept_bytes as f64 / more as f64,
         counts.kept_blocks as f64 / more as f64,
     )
 }
 
-/// One hub and one worker's shard, with this file in the place of the loop.
+/// A node, and who publishes.
 struct World {
-    hub: Hub<FakeSocket>,
-    shard: RoomShard,
-    now: Now,
+    node: FakeNode,
     prng: Prng,
-    jobs_max: usize,
     publisher: Option<ConnId>,
 }
 
 impl World {
     fn new() -> Self {
-        let limits = Limits::default();
-        let now = Now {
-            instant: base::Instant::ORIGIN,
-            unix_ms: 1_767_225_600_000,
-        };
         Self {
-            shard: RoomShard::new(&limits, 1, RoomBudget::new(10), now, 1),
-            now,
+            node: FakeNode::new(Limits::default()),
             prng: Prng::new(1),
-            jobs_max: limits.jobs_max,
             publisher: None,
-            hub: Hub::new(limits, Gate::default(), 1, now.instant, 1),
         }
     }
 
     /// Accepts `count` connections and lets them join in random order.
     fn join(&mut self, form: Form, count: usize) {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
-        let head = format!(
-            "GET /ws?{} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Version: 13\r\n\r\n",
-            form.query
-        );
-        let mut ids: Vec<ConnId> = (0..count)
-            .map(|_| {
-                self.hub
-                    .handle_accept(self.now, false, peer, FakeSocket::default())
-                    .expect("the limits allow that many")
-            })
-            .collect();
-        for end in (1..ids.len()).rev() {
-            ids.swap(end, self.prng.below(end as u64 + 1) as usize);
-        }
+        let node = &mut self.node;
+        let mut head = String::new();
+        put_upgrade_head(&mut head, format_args!("{}", form.query));
+        let mut ids: Vec<ConnId> = (0..count).map(|_| node.accept()).collect();
+        shuffle(&mut ids, &mut self.prng);
         for &id in &ids {
-            self.hub.handle_room(self.now, ONLY_WORKER, self.jobs_max);
-            let reading = self.hub.handle_bytes(self.now, id, head.as_bytes());
-            assert_eq!(reading, Reading::Paused, "a connection that joins waits");
-            self.hand_over();
-            let effect = self.shard.poll_effect();
-            self.push(effect);
-            self.flush();
-            assert_eq!(self.hub.poll_resumed(), Some(id), "it has joined");
+            node.upgrade(id, &head);
+            node.hand_over();
+            let effect = node.shard.poll_effect();
+            node.push(effect);
+            flush(node);
+            assert_eq!(node.hub.poll_resumed(), Some(id), "it has joined");
         }
         self.publisher = ids.first().copied();
     }
@@ -288,85 +260,27 @@ impl World {
     fn turn(&mut self, input: &[u8]) -> [Duration; 3] {
         let begun = Instant::now();
         self.publish(input);
-        let effect = self.shard.poll_effect();
+        let effect = self.node.shard.poll_effect();
         let published = Instant::now();
-        self.push(effect);
+        self.node.push(effect);
         let pushed = Instant::now();
-        self.flush();
+        flush(&mut self.node);
         let flushed = Instant::now();
         [published - begun, pushed - published, flushed - pushed]
     }
 
     fn publish(&mut self, input: &[u8]) {
         let publisher = self.publisher.expect("somebody has joined");
-        self.hub.handle_room(self.now, ONLY_WORKER, self.jobs_max);
-        let reading = self.hub.handle_bytes(self.now, publisher, black_box(input));
-        assert_eq!(reading, Reading::Continue);
-        self.hand_over();
-    }
-
-    fn hand_over(&mut self) {
-        while let Some((_, job)) = self.hub.poll_job() {
-            self.shard.handle_job(self.now, job);
-        }
-        self.shard.handle_timeout(self.now);
-    }
-
-    /// Pushes what came of a turn, which is one effect however many publications it merges.
-    fn push(&mut self, effect: Option<Effect>) {
-        let effect = effect.expect("every turn here has an effect");
-        black_box(self.hub.handle_effect(self.now, effect));
-        assert!(self.shard.poll_effect().is_none(), "a turn has one effect");
-    }
-
-    fn flush(&mut self) {
-        while let Some((id, socket, queue)) = self.hub.poll_flush() {
-            let written = socket.write(queue);
-            let action = self.hub.handle_written(self.now, id, written);
-            assert_eq!(action, SocketAction::None);
-        }
-    }
-
-    fn deliveries(&self) -> u64 {
-        self.hub.counters().deliveries
+        self.node.publish(publisher, input);
+        self.node.hand_over();
     }
 }
 
-/// A socket of the size of the daemon's that takes everything at once.
-#[derive(Debug, Default)]
-struct FakeSocket {
-    taken_bytes: u64,
-}
-
-impl FakeSocket {
-    fn write(&mut self, queue: &mut SendQueue) -> Written {
-        // As the real socket does: one piece is written as it is.
-        let bytes = match queue.lone_piece() {
-            Some(piece) => black_box(piece).len(),
-            None => {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let filled = queue.fill(&mut slices);
-                black_box(&slices[..filled])
-                    .iter()
-                    .map(|slice| slice.len())
-                    .sum()
-            }
-        };
-        queue.advance(bytes);
-        self.taken_bytes += bytes as u64;
-        Written::Bytes {
-            bytes,
-            is_blocked: false,
-        }
-    }
+fn flush(node: &mut FakeNode) {
+    node.flush(|_, action| assert_eq!(action, SocketAction::None));
 }
 
 const PAYLOAD_BYTES: usize = 128;
 
 /// Members in a room that is hardly a burden.
 const FEW: usize = 10;
-
-/// Pieces offered to one write, as the loop does.
-const SLICES: usize = 32;
-
-const ONLY_WORKER: usize = 0;

@@ -33,7 +33,7 @@ use roomcast::wire::frame::Payload;
 use roomcast::wire::raw::WireForm;
 
 use crate::bench_support::{is_measuring, median, timed};
-use crate::counting_alloc::{CountingAlloc, counted};
+use crate::counting_alloc::{CountingAlloc, counted, malloc_bytes};
 
 #[allow(dead_code, reason = "the benches share more than each of them needs")]
 mod bench_support;
@@ -146,11 +146,6 @@ fn memory(history: usize, payload_bytes: usize) -> Memory {
         worst,
         counted: counted as f64 / history as f64 - payload_bytes as f64,
     }
-}
-
-/// What glibc's malloc takes for a block: a word before it, in steps of 16 bytes, at least 32.
-fn malloc_bytes(bytes: usize) -> usize {
-    (bytes + 8).next_multiple_of(16).max(32)
 }
 
 fn print_publishing(plan: &Plan) {

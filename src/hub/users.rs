@@ -6,16 +6,15 @@
 //!
 //! Joining, leaving and counting take the same time however many connections a user has.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use crate::base::{ConnId, DuplicateLogin, UserId};
+use crate::base::{ConnId, DuplicateLogin, PartedMap, UserId};
 
 /// The users with a connection.
 #[derive(Debug)]
 pub(super) struct Users {
     rule: DuplicateLogin,
-    by_user: HashMap<UserId, Connections>,
+    by_user: PartedMap<UserId, Connections>,
 }
 
 /// The connections of one user: mostly one, and then without a set.
@@ -29,32 +28,28 @@ impl Users {
     pub(super) fn new(rule: DuplicateLogin) -> Self {
         Self {
             rule,
-            by_user: HashMap::new(),
+            by_user: PartedMap::default(),
         }
     }
 
     /// A connection of `user` asks to be let in; returns whether it is. Where a second one is
     /// refused, the first to ask holds the place.
     pub(super) fn ask(&mut self, user: &UserId, id: ConnId) -> bool {
-        match self.by_user.entry(user.clone()) {
-            Entry::Vacant(entry) => {
-                entry.insert(Connections::One(id));
-                true
+        match self.by_user.get_mut(user) {
+            None => {
+                self.by_user.insert(user.clone(), Connections::One(id));
             }
-            Entry::Occupied(_) if self.rule == DuplicateLogin::Refuse => false,
-            Entry::Occupied(mut entry) => {
-                match entry.get_mut() {
-                    Connections::Many(ids) => {
-                        ids.insert(id);
-                    }
-                    Connections::One(first) => {
-                        let ids = HashSet::from([*first, id]);
-                        *entry.get_mut() = Connections::Many(ids);
-                    }
+            Some(_) if self.rule == DuplicateLogin::Refuse => return false,
+            Some(connections) => match connections {
+                Connections::Many(ids) => {
+                    ids.insert(id);
                 }
-                true
-            }
+                Connections::One(first) => {
+                    *connections = Connections::Many(HashSet::from([*first, id]));
+                }
+            },
         }
+        true
     }
 
     /// A connection of `user` is open; returns those whose place it takes. Those among them that

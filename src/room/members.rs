@@ -8,19 +8,17 @@
 //!   joining is O(1) and leaving is O(1) a room.
 //! - A room exists exactly while it has members.
 
-use std::collections::HashMap;
-
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::base::{Delivery, Offset, RoomName};
+use crate::base::{Delivery, Offset, PartedMap, RoomName};
 use crate::wire::raw::WireForm;
 
 /// Rooms with their members, and connections with their rooms.
 #[derive(Debug, Default)]
 pub struct Members {
     rooms: Slab<Room>,
-    by_name: HashMap<RoomName, usize>,
+    by_name: PartedMap<RoomName, usize>,
     /// By slot of the connection.
     rooms_of: Vec<SmallVec<[Place; 1]>>,
     members_len: usize,

@@ -35,7 +35,7 @@ impl RoomShard {
     /// The rooms with members whose names fit.
     pub(super) fn list_rooms(&mut self, part: CallPart, pattern: &Glob) {
         let mut page = Page::default();
-        for (name, room) in &self.rooms {
+        for (name, room) in self.rooms.iter() {
             if page.is_full() {
                 break;
             }

@@ -22,12 +22,13 @@ mod recent;
 mod retention;
 mod subscribe;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use self::recent::Recent;
 use self::retention::Retention;
 use crate::base::{
-    ConnId, Epoch, Instant, Limits, Now, Offset, Position, Prng, RoomBudget, RoomName, ShardTotals,
+    ConnId, Epoch, Instant, Limits, Now, Offset, PartedMap, Position, Prng, RoomBudget, RoomName,
+    ShardTotals,
 };
 use crate::exchange::{CallPart, Effect, Job};
 use crate::room::batch::Batch;
@@ -39,7 +40,7 @@ use crate::wire::raw::WireForm;
 #[derive(Debug)]
 pub struct RoomShard {
     /// Boxed, so that the table can grow in no time.
-    rooms: HashMap<RoomName, Box<Room>>,
+    rooms: PartedMap<RoomName, Box<Room>>,
     effects: VecDeque<Effect>,
     /// Rooms with something gathered, in the order in which they began to gather.
     gathering: VecDeque<(Instant, RoomName)>,
@@ -79,7 +80,7 @@ impl RoomShard {
     #[must_use]
     pub fn new(limits: &Limits, shards: usize, budget: RoomBudget, start: Now, seed: u64) -> Self {
         Self {
-            rooms: HashMap::new(),
+            rooms: PartedMap::default(),
             effects: VecDeque::new(),
             gathering: VecDeque::new(),
             retention: Retention::new(limits.history_memory_bytes_max / shards, start),
@@ -190,7 +191,7 @@ impl RoomShard {
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
         let mut history_bytes = 0;
-        for (name, room) in &self.rooms {
+        for (name, room) in self.rooms.iter() {
             assert!(
                 !room.is_idle(),
                 "{name}: a room without members and history must be gone"
