@@ -1,16 +1,16 @@
 //! Bounded queue of frames waiting for one connection's socket.
 //!
-//! Owns: references to encoded frames, the place reached in the one being written, and a short
-//! lane of control frames.
+//! Owns: references to encoded frames, the place reached in the one being written, a ping, and a
+//! short lane of pongs.
 //! Never: touches a socket, reads a clock, allocates per byte, or splits a frame to insert another.
 //!
 //! Invariants
 //! - `level` is the sum of what the unfinished entries hold.
 //! - A control frame waits for at most the frame in flight, never for the backlog.
 //! - `push` either keeps the whole of what it is given or none of it.
-//! - At most `PONGS_MAX` unsent pongs and one unsent ping are in the lane. Once they are that many
-//!   the newest replaces the one before it, as RFC 6455 allows (section 5.5.3): a peer that pings
-//!   without reading gains nothing, and one that sends a handful at once gets an answer to each.
+//! - At most `PONGS_MAX` unsent pongs and one ping wait. Of more pongs the newest replaces the one
+//!   before it, as RFC 6455 allows (section 5.5.3): a peer that pings without reading gains nothing,
+//!   and one that sends a handful at once gets an answer to each.
 //! - Nothing follows a close frame.
 //!
 //! Policy on overflow lives in [`super::pressure`]; this module only reports the level.
@@ -34,8 +34,10 @@ pub struct SendQueue {
     /// End of the frame in flight in the first entry; where the entry starts, between frames.
     frame_end: u32,
     level: Level,
-    /// Control frames; `None` nearly always.
+    /// Pongs; `None` nearly always.
     lane: Option<Box<Lane>>,
+    /// A ping; it needs no memory, since every connection gets one again and again.
+    ping: Ping,
     /// A close frame was queued.
     has_close: bool,
     /// The first entry is the answer to an upgrade.
@@ -59,21 +61,18 @@ struct Entry {
 
 #[derive(Debug, Default)]
 struct Lane {
-    controls: VecDeque<ControlFrame>,
-    /// Bytes of the first control frame that are written.
+    pongs: VecDeque<Box<[u8]>>,
+    /// Bytes of the first pong that are written.
     written: usize,
 }
 
-#[derive(Debug)]
-struct ControlFrame {
-    kind: ControlKind,
-    bytes: Box<[u8]>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ControlKind {
-    Ping,
-    Pong,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ping {
+    #[default]
+    None,
+    Waiting,
+    /// Its first byte is written.
+    Begun,
 }
 
 impl SendQueue {
@@ -114,7 +113,9 @@ impl SendQueue {
 
     /// Queues a ping, unless one is waiting already.
     pub fn push_ping(&mut self) {
-        self.push_control(ControlKind::Ping, &PING);
+        if !self.has_close && self.ping == Ping::None {
+            self.ping = Ping::Waiting;
+        }
     }
 
     /// Queues a close frame behind everything that is waiting.
@@ -152,9 +153,14 @@ impl SendQueue {
     /// What to write next if that is one piece, as it is nearly always.
     #[must_use]
     pub fn lone_piece(&self) -> Option<&[u8]> {
-        let front = self.front.as_ref()?;
-        let is_lone = self.lane.is_none() && self.rest().next().is_none();
-        is_lone.then(|| &front.frames.bytes()[front.start as usize..front.end as usize])
+        match (&self.front, &self.lane, self.ping) {
+            (Some(front), None, Ping::None) => {
+                let is_lone = self.rest().next().is_none();
+                is_lone.then(|| &front.frames.bytes()[front.start as usize..front.end as usize])
+            }
+            (None, None, Ping::Waiting) => Some(&PING),
+            _ => None,
+        }
     }
 
     /// Fills `slices` with what to write next and returns how many were filled.
@@ -168,16 +174,22 @@ impl SendQueue {
             }
             filled < slices.len()
         };
-        if let Some(lane) = &self.lane {
+        if self.has_control() {
             if let Some(front) = &self.front {
                 put(&front.frames.bytes()[front.start as usize..self.frame_end as usize]);
             }
-            let mut written = lane.written;
-            for control in &lane.controls {
-                if !put(&control.bytes[written..]) {
+            if self.ping == Ping::Begun {
+                put(&PING[1..]);
+            }
+            let mut written = self.lane.as_ref().map_or(0, |lane| lane.written);
+            for pong in self.lane.iter().flat_map(|lane| &lane.pongs) {
+                if !put(&pong[written..]) {
                     return filled;
                 }
                 written = 0;
+            }
+            if self.ping == Ping::Waiting {
+                put(&PING);
             }
             if let Some(front) = &self.front {
                 put(&front.frames.bytes()[self.frame_end as usize..front.end as usize]);
@@ -195,9 +207,21 @@ impl SendQueue {
 
     /// Takes note that the first `written` bytes of what [`SendQueue::fill`] gave were written.
     pub fn advance(&mut self, mut written: usize) {
-        if self.lane.is_some() {
+        if self.has_control() {
             written = self.advance_front(written, true);
+            if self.ping == Ping::Begun && written > 0 {
+                self.ping = Ping::None;
+                written -= 1;
+            }
             written = self.advance_lane(written);
+            if self.ping == Ping::Waiting && written > 0 {
+                self.ping = if written == 1 {
+                    Ping::Begun
+                } else {
+                    Ping::None
+                };
+                written -= written.min(PING.len());
+            }
         }
         while written > 0 && self.front.is_some() {
             written = self.advance_front(written, false);
@@ -214,7 +238,7 @@ impl SendQueue {
     /// Whether nothing is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.front.is_none() && self.lane.is_none()
+        self.front.is_none() && !self.has_control()
     }
 
     /// What is waiting, control frames aside.
@@ -241,15 +265,13 @@ impl SendQueue {
             assert!(self.frame_end == boundary || self.has_preamble);
         }
         if let Some(lane) = &self.lane {
-            assert!(!lane.controls.is_empty(), "an empty lane must be gone");
-            let unsent = |kind| {
-                lane.controls
-                    .iter()
-                    .filter(|frame| frame.kind == kind)
-                    .count()
-            };
+            assert!(!lane.pongs.is_empty(), "an empty lane must be gone");
             // One more may be in flight.
-            assert!(unsent(ControlKind::Ping) <= 2 && unsent(ControlKind::Pong) <= PONGS_MAX + 1);
+            assert!(lane.pongs.len() <= PONGS_MAX + 1);
+            assert!(
+                lane.written == 0 || self.ping != Ping::Begun,
+                "two control frames are in flight"
+            );
         }
     }
 
@@ -258,30 +280,8 @@ impl SendQueue {
         self.rest.iter().flat_map(|rest| &rest.0)
     }
 
-    fn push_control(&mut self, kind: ControlKind, bytes: &[u8]) {
-        if self.has_close {
-            return;
-        }
-        let lane = self.lane.get_or_insert_default();
-        let in_flight = usize::from(lane.written > 0);
-        let unsent_max = if kind == ControlKind::Pong {
-            PONGS_MAX
-        } else {
-            1
-        };
-        let unsent = lane
-            .controls
-            .iter()
-            .skip(in_flight)
-            .filter(|frame| frame.kind == kind);
-        if unsent.count() < unsent_max {
-            lane.controls.push_back(ControlFrame {
-                kind,
-                bytes: bytes.into(),
-            });
-        } else if let Some(newest) = lane.controls.iter_mut().rfind(|frame| frame.kind == kind) {
-            newest.bytes = bytes.into();
-        }
+    fn has_control(&self) -> bool {
+        self.lane.is_some() || self.ping != Ping::None
     }
 
     /// Advances within the first entry, to its frame's end at most if `frame_only`.
@@ -312,15 +312,15 @@ impl SendQueue {
         let Some(lane) = &mut self.lane else {
             return written;
         };
-        while let Some(front) = lane.controls.front() {
-            let step = written.min(front.bytes.len() - lane.written);
+        while let Some(pong) = lane.pongs.front() {
+            let step = written.min(pong.len() - lane.written);
             lane.written += step;
             written -= step;
-            if lane.written < front.bytes.len() {
+            if lane.written < pong.len() {
                 return written;
             }
             lane.written = 0;
-            lane.controls.pop_front();
+            lane.pongs.pop_front();
         }
         self.lane = None;
         written
@@ -329,7 +329,16 @@ impl SendQueue {
 
 impl Replies for SendQueue {
     fn pong(&mut self, frame: &[u8]) {
-        self.push_control(ControlKind::Pong, frame);
+        if self.has_close {
+            return;
+        }
+        let lane = self.lane.get_or_insert_default();
+        let unsent = lane.pongs.len() - usize::from(lane.written > 0);
+        if unsent < PONGS_MAX {
+            lane.pongs.push_back(frame.into());
+        } else if let Some(newest) = lane.pongs.back_mut() {
+            *newest = frame.into();
+        }
     }
 }
 
@@ -419,6 +428,52 @@ mod tests {
             ];
             assert_eq!(bytes, expected.concat(), "written {written}");
         }
+    }
+
+    #[test]
+    fn control_frames_are_never_mixed() {
+        let pong = |number| [0x8a, 1, number];
+        let publication = [0x81, 1, b'x'];
+        for cut in 0..=publication.len() + PING.len() + pong(0).len() {
+            // Whole frames, whatever was in flight when the next control frame came.
+            let mut queue = SendQueue::default();
+            push(&mut queue, &merged(&["x"]));
+            queue.push_ping();
+            let mut bytes = write(&mut queue, cut);
+            queue.pong(&pong(0));
+            bytes.extend(write(&mut queue, 1));
+            queue.push_ping();
+            queue.pong(&pong(1));
+            bytes.extend(drain(&mut queue, 1));
+            let (mut rest, mut pings, mut pongs) = (&bytes[..], 0, Vec::new());
+            while let Some((frame, behind)) = rest.split_at_checked(2 + usize::from(rest[1])) {
+                match frame {
+                    [0x89, 0] => pings += 1,
+                    [0x8a, 1, number] => pongs.push(*number),
+                    _ => assert_eq!(frame, publication, "cut {cut}: {bytes:?}"),
+                }
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            assert!(
+                rest.is_empty() && (1..=2).contains(&pings),
+                "cut {cut}: {bytes:?}"
+            );
+            assert_eq!(pongs, [0, 1], "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn a_ping_alone_is_one_piece() {
+        let mut queue = SendQueue::default();
+        queue.push_ping();
+        assert_eq!(queue.lone_piece(), Some(&PING[..]));
+        queue.advance(1);
+        assert_eq!(queue.lone_piece(), None);
+        assert_eq!(write(&mut queue, 9), PING[1..]);
+        assert!(queue.is_empty());
     }
 
     #[test]

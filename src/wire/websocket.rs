@@ -19,7 +19,7 @@ use std::io::{self, Cursor, Read, Write};
 
 use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message};
 
@@ -73,8 +73,14 @@ pub enum InputEnd {
 impl Inbound {
     /// Adds what was read. Messages of up to `message_bytes_max` bytes are accepted.
     pub fn feed(&mut self, bytes: &[u8], message_bytes_max: usize) {
-        let in_hand = self.0.get_or_insert_default();
-        in_hand.feed(bytes, message_bytes_max);
+        let bytes = match self.0 {
+            Some(_) => bytes,
+            None => skip_pongs(bytes),
+        };
+        if !bytes.is_empty() {
+            let in_hand = self.0.get_or_insert_default();
+            in_hand.feed(bytes, message_bytes_max);
+        }
     }
 
     /// The next message, or `None` when more input is needed. Pongs go to `replies`.
@@ -296,6 +302,26 @@ impl InHand {
     }
 }
 
+/// What follows the whole pongs at the front of an input at rest. They mean nothing beyond having
+/// come, and an idle connection sends little else: they are worth no context.
+fn skip_pongs(mut bytes: &[u8]) -> &[u8] {
+    loop {
+        let mut cursor = Cursor::new(bytes);
+        let Ok(Some((header, payload_len))) = FrameHeader::parse(&mut cursor) else {
+            return bytes;
+        };
+        let is_sound = header.is_final
+            && header.mask.is_some()
+            && !(header.rsv1 || header.rsv2 || header.rsv3)
+            && payload_len <= CONTROL_PAYLOAD_BYTES_MAX;
+        let end = cursor.position() as usize + payload_len as usize;
+        if header.opcode != OpCode::Control(Control::Pong) || !is_sound || end > bytes.len() {
+            return bytes;
+        }
+        bytes = &bytes[end..];
+    }
+}
+
 /// A close frame without code and reason.
 const CLOSE_WITHOUT_CODE: [u8; 2] = [0x88, 0];
 
@@ -428,6 +454,27 @@ mod tests {
             assert_eq!(messages[3].bytes(), [7; 300]);
             assert_eq!(replies, [b"\x8a\x04ping"]);
             assert!(inbound.0.is_none(), "step {step}: something is kept");
+        }
+    }
+
+    #[test]
+    fn pongs_are_skipped_and_broken_ones_are_not() {
+        let pongs = [frame(0x8a, b""), frame(0x8a, &[1; 125])].concat();
+        let (messages, _, end, inbound) = run(&pongs, pongs.len());
+        assert!(messages.is_empty() && end.is_none() && inbound.0.is_none());
+        let before_text = [pongs.clone(), frame(0x81, b"text")].concat();
+        for step in 1..=before_text.len() {
+            let (messages, ..) = run(&before_text, step);
+            assert_eq!(messages[0].bytes(), b"text", "step {step}");
+        }
+        let unmasked = vec![0x8a, 1, 1];
+        let too_long = frame(0x8a, &[1; 126]);
+        let (fragmented, reserved) = (frame(0x0a, b""), frame(0xca, b""));
+        for broken in [unmasked, too_long, fragmented, reserved] {
+            let input = [pongs.clone(), broken].concat();
+            let (.., end, _) = run(&input, input.len());
+            let violation = Some(InputEnd::Failed(CloseReason::Protocol));
+            assert_eq!(end, violation, "{:?}", &input[pongs.len()..]);
         }
     }
 
