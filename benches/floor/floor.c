@@ -1,10 +1,12 @@
 /* floor: the least a one-core epoll server can do for echo and broadcast.
- *   floor PORT [coalesce]
+ *   floor PORT [coalesce] [ping=SECS]
  * /echo      sends back what it gets, one send() per recv()
  * /room/N    member of room N
  * /pub/N     every message goes to all members of room N, one send() per member and message;
  *            with "coalesce" all messages read in one epoll round go out with one send() per member
- * No limits, no pings, no validation beyond what framing needs: a yardstick, not a server. */
+ * with "ping=SECS" every member gets a ping every SECS, spread evenly over that time: one wake-up
+ *            every 16 ms, one send() of two bytes per ping; pongs are read and forgotten
+ * No limits, no time-outs, no validation beyond what framing needs: a yardstick, not a server. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { UPGRADE, ECHO, MEMBER, PUBLISHER };
@@ -29,14 +32,15 @@ typedef struct {
 } Conn;
 typedef struct {
     Conn **m;
-    int n, cap, dirty;
+    int n, cap, dirty, pinged;
     char *buf;
     size_t nbuf, capbuf;
 } Room;
 
 static Room *rooms;
 static int nrooms, ep, coalesce;
-static int *dirty, ndirty;
+static int *dirty, ndirty, nmembers;
+static double ping_every;
 static char rb[1 << 20], ob[(1 << 20) + 4096];
 
 static uint32_t rol(uint32_t x, int n) { return x << n | x >> (32 - n); }
@@ -89,6 +93,7 @@ static void drop(Conn *c) {
         Conn *last = r->m[--r->n];
         r->m[c->place] = last;
         last->place = c->place;
+        nmembers--;
     }
     close(c->fd);
     free(c->carry);
@@ -157,6 +162,7 @@ static int upgrade(Conn *c, char *b, size_t n) {
             }
             c->place = r->n;
             r->m[r->n++] = c;
+            nmembers++;
         }
     }
     int l = sprintf(out,
@@ -269,9 +275,29 @@ static void readable(Conn *c) {
     c->ncarry = n - at;
     memcpy(c->carry, rb + at, c->ncarry);
 }
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+/* Pings the members that are due, room after room, each room in its order. */
+static void ping_due(void) {
+    static double last, owed;
+    static int at;
+    double t = now();
+    if (last) owed += (t - last) / ping_every * nmembers;
+    last = t;
+    for (; owed >= 1 && nmembers; owed--) {
+        while (rooms[at].pinged >= rooms[at].n) rooms[at].pinged = 0, at = (at + 1) % nrooms;
+        put(rooms[at].m[rooms[at].pinged++], "\x89\0", 2);
+    }
+}
 int main(int ac, char **av) {
     int port = ac > 1 ? atoi(av[1]) : 9000;
-    coalesce = ac > 2 && !strcmp(av[2], "coalesce");
+    for (int i = 2; i < ac; i++) {
+        if (!strcmp(av[i], "coalesce")) coalesce = 1;
+        else if (!strncmp(av[i], "ping=", 5)) ping_every = atof(av[i] + 5);
+    }
     struct rlimit rl;
     getrlimit(RLIMIT_NOFILE, &rl);
     rl.rlim_cur = rl.rlim_max;
@@ -286,8 +312,10 @@ int main(int ac, char **av) {
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = 0}, ev[1024];
     epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
     room(0);
+    double wake = 0;
     for (;;) {
-        int n = epoll_wait(ep, ev, 1024, -1);
+        int n = epoll_wait(ep, ev, 1024, ping_every ? 16 : -1);
+        if (ping_every && now() >= wake) ping_due(), wake = now() + 0.016;
         for (int i = 0; i < n; i++) {
             Conn *c = ev[i].data.ptr;
             if (!c) {

@@ -1,7 +1,12 @@
 //! `wsload idle`: opens connections, holds them, and tells what they cost the server in memory.
+//! `wsload hold`: holds connections beside another run, and measures nothing.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 
 use crate::net::{Engine, Handler};
-use crate::options::{Opt, die, fill, ns, target};
+use crate::options::{Opt, die, fill, ns, subscriber};
 use crate::procs::{self, Server};
 use crate::{common, foreign, settle, sys};
 
@@ -18,6 +23,33 @@ impl Handler for Idle {
     }
 }
 
+fn open_all(o: &Opt, eng: &mut Engine, h: &mut Idle) {
+    let mut it = (0..o.conns).map(|i| (subscriber(o, i), false, 0));
+    let deadline = sys::now_ns() + ns(o.connect_timeout);
+    eng.open(&mut it, o.conns, o.window, o.per_source, deadline, h)
+        .unwrap_or_else(|e| die(&e));
+}
+
+/// Prints how many are open when all are; goes on until standard input ends or `o.secs` are over.
+pub fn hold(o: &Opt) -> String {
+    let mut eng = Engine::new(o.headers.clone(), o.key);
+    let mut h = Idle { died: 0, got: 0 };
+    open_all(o, &mut eng, &mut h);
+    println!("{{\"held\":{}}}", o.conns);
+    static OVER: AtomicBool = AtomicBool::new(false);
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        OVER.store(true, SeqCst);
+    });
+    let end = sys::now_ns() + ns(o.secs);
+    while !OVER.load(SeqCst) && sys::now_ns() < end {
+        eng.poll(50_000_000, &mut h);
+    }
+    let pings = eng.n.pings;
+    eng.close_all();
+    format!("\"died\":{},\"pings\":{pings}", h.died)
+}
+
 pub fn idle(o: &Opt, server: &Server) -> String {
     let mut eng = Engine::new(o.headers.clone(), o.key);
     let mut h = Idle { died: 0, got: 0 };
@@ -25,16 +57,7 @@ pub fn idle(o: &Opt, server: &Server) -> String {
     let before = server.full();
     let t0 = sys::now_ns();
     let (others, g0) = ((server.others_us(), t0), sys::self_cpu_ns());
-    let mut it = (0..o.conns).map(|i| (target(&o.url, i % o.rooms, i), false, 0));
-    eng.open(
-        &mut it,
-        o.conns,
-        o.window,
-        o.per_source,
-        t0 + ns(o.connect_timeout),
-        &mut h,
-    )
-    .unwrap_or_else(|e| die(&e));
+    open_all(o, &mut eng, &mut h);
     let handshake = (sys::now_ns() - t0) as f64 / 1e9;
     let (up, g1) = (server.cpu(), sys::self_cpu_ns());
     let alien = foreign(server, others);
@@ -51,8 +74,9 @@ pub fn idle(o: &Opt, server: &Server) -> String {
     let held = server.full();
     let wall = (sys::now_ns() - w0) as f64 / 1e9;
     let per = |x: u64, y: u64| (y as f64 - x as f64) * 1024.0 / o.conns.max(1) as f64;
-    let idle_us = (held.user_us + held.sys_us).saturating_sub(open.user_us + open.sys_us);
-    let up_us = (up.user_us + up.sys_us).saturating_sub(before.user_us + before.sys_us);
+    let idle_us = held.cpu_ns.saturating_sub(open.cpu_ns) as f64 / 1000.0;
+    let up_us = up.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1000.0;
+    let pings = eng.n.pings - pings0;
     let c = common(&eng, o, handshake, g1 - g0, o.conns as u64, handshake);
     let r = format!(
         "\"open\":{},\"died\":{},\"connect_secs\":{handshake:.2},\"foreign_cpu_share\":{:.4},\
@@ -61,11 +85,12 @@ pub fn idle(o: &Opt, server: &Server) -> String {
          \"rss_bytes_per_conn\":{:.0},\"pss_bytes_per_conn\":{:.0},\
          \"pss_bytes_per_conn_held\":{:.0},\"anon_bytes_per_conn\":{:.0},\
          \"slab_bytes_per_conn_both_ends\":{:.0},\"idle_cpu_us_per_s\":{:.0},\
-         \"idle_cpu_share\":{:.5},\"idle_pings\":{},\"messages\":{},{}",
+         \"idle_cpu_share\":{:.5},\"idle_pings\":{pings},\"idle_cpu_us_per_ping\":{:.3},\
+         \"messages\":{},{}",
         o.conns as u64 - h.died,
         h.died,
         alien,
-        up_us as f64 / o.conns.max(1) as f64,
+        up_us / o.conns.max(1) as f64,
         before.rss_kb,
         open.rss_kb,
         held.rss_kb,
@@ -77,9 +102,9 @@ pub fn idle(o: &Opt, server: &Server) -> String {
         per(before.pss_kb, held.pss_kb),
         per(before.anon_kb, open.anon_kb),
         per(slab0, slab1),
-        idle_us as f64 / wall,
-        idle_us as f64 / 1e6 / wall,
-        eng.n.pings - pings0,
+        idle_us / wall,
+        idle_us / 1e6 / wall,
+        idle_us / pings.max(1) as f64,
         h.got,
         c
     );

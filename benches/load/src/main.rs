@@ -2,8 +2,8 @@
 //! (`resume` has two), no dependencies, every run bounded in time. One JSON line on stdout ends
 //! each run.
 //!
-//! The modes are `echo`, `fanout` (with `slow`), `idle` and `resume`; all of them drive `net`, the
-//! client side of many connections, and read the server's cost through `procs`.
+//! The modes are `echo`, `fanout` (with `slow`), `idle` (with `hold`) and `resume`; all of them drive
+//! `net`, the client side of many connections, and read the server's cost through `procs`.
 
 mod echo;
 mod fanout;
@@ -73,6 +73,7 @@ fn main() {
     let (line, sound) = match o.mode.as_str() {
         "echo" => (echo::echo(&o, &server), true),
         "idle" => (idle::idle(&o, &server), true),
+        "hold" => (idle::hold(&o), true),
         "resume" => resume::resume(&o, &server),
         _ => (fanout::fanout(&o, &server), true),
     };

@@ -10,6 +10,9 @@ wsload fanout --url URL -c SUBS [--rooms R] [--rate MSGS_PER_SEC | 0] [--infligh
               [--secs S] [--publishers N] [--pub-url URL] [--pub-http URL]
 wsload slow   like fanout, and --stalled M [--stalled-rcvbuf BYTES]
 wsload idle   --url URL -c CONNS [--secs S]
+wsload hold   --url URL -c CONNS
+              holds connections for another run: tells when all are open, ends with its input
+              or after --secs
 wsload resume --url URL -c CLIENTS [--live N] [--missed N] [--rate MSGS_PER_SEC] [--size B]
               [--secs S] [--pub-url URL]
               all clients resume at once; URL is of roomcast, with format=json. Ends with
@@ -18,6 +21,7 @@ wsload calib  how fast this core is just now: ns for one 132-byte send + recv ov
               and ns for one round of a fixed integer loop
 
 URL may contain {room} and {i}. Common options:
+  --query TEXT       appended to the subscribers' URL; given several times, to one after the other
   --server-pid PID   account for this process and its children
   --server-cpu N     account for this core too (/proc/stat, ksoftirqd)
   --warmup S         not measured (default 1)
@@ -39,6 +43,7 @@ URL may contain {room} and {i}. Common options:
 pub struct Opt {
     pub mode: String,
     pub url: String,
+    pub queries: Vec<String>,
     pub conns: usize,
     pub inflight: usize,
     pub size: usize,
@@ -83,13 +88,14 @@ pub fn esc(s: &str) -> String {
 pub fn options() -> Opt {
     let mut a = std::env::args().skip(1);
     let mode = a.next().unwrap_or_default();
-    if !["echo", "fanout", "slow", "idle", "resume"].contains(&mode.as_str()) {
+    if !["echo", "fanout", "slow", "idle", "hold", "resume"].contains(&mode.as_str()) {
         eprint!("{USAGE}");
         std::process::exit(2);
     }
     let mut o = Opt {
         mode,
         url: String::new(),
+        queries: Vec::new(),
         conns: 100,
         inflight: 1,
         size: 64,
@@ -129,6 +135,7 @@ pub fn options() -> Opt {
         }
         match k.as_str() {
             "--url" => o.url = v(),
+            "--query" => o.queries.push(v()),
             "-c" => o.conns = num(&k, v()),
             "--inflight" => o.inflight = num(&k, v()),
             "--size" => o.size = num(&k, v()),
@@ -189,6 +196,14 @@ pub fn fill(t: &str, room: usize, i: usize) -> String {
 }
 pub fn target(t: &str, room: usize, i: usize) -> Target {
     parse_url(&fill(t, room, i)).unwrap_or_else(|e| die(&e))
+}
+/// Where subscriber `i` connects.
+pub fn subscriber(o: &Opt, i: usize) -> Target {
+    let query = match o.queries.len() {
+        0 => "",
+        n => &o.queries[i % n],
+    };
+    target(&format!("{}{query}", o.url), i % o.rooms, i)
 }
 pub fn ns(s: f64) -> u64 {
     (s * 1e9) as u64

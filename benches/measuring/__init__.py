@@ -1,0 +1,1 @@
+"""What benches/compare and its siblings share: servers, runs of the load, rows, report and plot."""
