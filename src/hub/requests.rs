@@ -1,5 +1,6 @@
 //! HTTP: which request gets what, and how one becomes a WebSocket.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,13 +219,13 @@ impl<S> Hub<S> {
         let is_foreign = origin
             .as_ref()
             .is_some_and(|origin| !self.gate.origins.allows(origin, &host));
-        let query = request.uri().query().unwrap_or_default().to_owned();
+        let query = request.uri().query().unwrap_or_default();
         let authorization = header_text(&request, &AUTHORIZATION);
         let bearer = authorization.as_deref().and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
-        let switching = match upgrade::accept(request) {
+        let switching = match upgrade::accept(&request) {
             Ok(switching) => switching,
             Err(error) => {
                 let response = Response::plain(error.status(), error.text())
@@ -247,11 +248,11 @@ impl<S> Hub<S> {
             };
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
-        let credentials = self.identify(now, &query, bearer);
+        let credentials = self.identify(now, query, bearer);
         let granted = credentials.and_then(|credentials| {
             let granted = match endpoint {
                 Endpoint::Echo => (Purpose::Echo, Vec::new()),
-                _ => self.grant(&query, &credentials)?,
+                _ => self.grant(query, &credentials)?,
             };
             Ok((granted, credentials.expires_at))
         });
@@ -569,7 +570,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 /// How long a refused client should wait, in seconds.
 pub(super) const RETRY_AFTER_SECS: &str = "5";
 
-pub(super) fn header_text(request: &Request<()>, name: &HeaderName) -> Option<String> {
+pub(super) fn header_text<'a>(request: &'a Request<()>, name: &HeaderName) -> Option<Cow<'a, str>> {
     let value = request.headers().get(name)?;
-    Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    Some(String::from_utf8_lossy(value.as_bytes()))
 }

@@ -1,12 +1,14 @@
 //! From an HTTP request to a WebSocket: the server's half of the opening handshake.
 //!
-//! Checks more than tungstenite's `create_response` does (doubled headers, a missing host) and
-//! leaves the answer itself to it. No sub-protocol is chosen and no extension accepted: an offer
-//! without an answer is declined (RFC 6455, section 4.2.2).
+//! Checks more than tungstenite's `create_response` does (doubled headers, several lines and tokens)
+//! and takes only the accept key from it. No sub-protocol is chosen and no extension accepted: an
+//! offer without an answer is declined (RFC 6455, section 4.2.2).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{CONNECTION, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, Request, StatusCode, Version};
-use tungstenite::handshake::server::{create_response, write_response};
+use tungstenite::handshake::derive_accept_key;
 
 use super::http::has_token;
 
@@ -46,38 +48,38 @@ impl UpgradeError {
 ///
 /// # Errors
 /// Says what is wrong with the request.
-pub fn accept(mut request: Request<()>) -> Result<Vec<u8>, UpgradeError> {
-    if !has_token(&request, &UPGRADE, "websocket") {
+pub fn accept(request: &Request<()>) -> Result<Vec<u8>, UpgradeError> {
+    if !has_token(request, &UPGRADE, "websocket") {
         return Err(UpgradeError::NotAnUpgrade);
     }
-    if !has_token(&request, &CONNECTION, "upgrade") {
+    if !has_token(request, &CONNECTION, "upgrade") {
         return Err(UpgradeError::Malformed("Connection must name Upgrade\n"));
     }
     if request.version() < Version::HTTP_11 {
         return Err(UpgradeError::Malformed("an upgrade needs HTTP/1.1\n"));
     }
-    let version = only(&request, &SEC_WEBSOCKET_VERSION).ok_or(UpgradeError::Malformed(
+    let version = only(request, &SEC_WEBSOCKET_VERSION).ok_or(UpgradeError::Malformed(
         "Sec-WebSocket-Version must be given once\n",
     ))?;
     if version != "13" {
         return Err(UpgradeError::Version);
     }
-    only(&request, &SEC_WEBSOCKET_KEY).ok_or(UpgradeError::Malformed(
+    let key = only(request, &SEC_WEBSOCKET_KEY).ok_or(UpgradeError::Malformed(
         "Sec-WebSocket-Key must be given once\n",
     ))?;
-    // Tungstenite looks at the first line of each only, and at the whole of it.
-    request
-        .headers_mut()
-        .insert(UPGRADE, HeaderValue::from_static("websocket"));
-    request
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    let mut bytes = Vec::with_capacity(160);
-    create_response(&request)
-        .and_then(|response| write_response(&mut bytes, &response))
-        .map_err(|_| UpgradeError::Malformed("Sec-WebSocket-Key must be 16 bytes in base64\n"))?;
-    Ok(bytes)
+    // As long as 24 characters can be.
+    let mut nonce = [0; 18];
+    if key.len() != 24 || BASE64.decode_slice(key, &mut nonce) != Ok(16) {
+        let text = "Sec-WebSocket-Key must be 16 bytes in base64\n";
+        return Err(UpgradeError::Malformed(text));
+    }
+    let accept_key = derive_accept_key(key.as_bytes());
+    Ok([ANSWER, accept_key.as_bytes(), b"\r\n\r\n"].concat())
 }
+
+/// Everything before the accept key.
+const ANSWER: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Accept: ";
 
 fn only<'a>(request: &'a Request<()>, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
@@ -98,7 +100,7 @@ mod tests {
         let Head::Complete { request, .. } = parse_head(head.as_bytes(), 8192) else {
             panic!("not a head: {head}");
         };
-        accept(*request)
+        accept(&request)
             .map(|bytes| String::from_utf8(bytes).expect("a response is ASCII"))
             .map_err(|error| error.status().as_u16())
     }
@@ -144,6 +146,15 @@ mod tests {
             (format!("{up}{version}Sec-WebSocket-Key: c2hvcnQ=|"), 400),
             (
                 format!("{up}{version}Sec-WebSocket-Key: ????????????????????????|"),
+                400,
+            ),
+            // 17 and 18 bytes.
+            (
+                format!("{up}{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZWU=|"),
+                400,
+            ),
+            (
+                format!("{up}{version}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZWVl|"),
                 400,
             ),
         ] {
