@@ -11,11 +11,18 @@ use crate::worker::{Mailbox, Pool};
 pub(super) struct Threads {
     pool: Pool,
     mailbox: Mailbox,
+    /// A job was handed over that the loop had better wait for. Publications are none: while they
+    /// wait, others come that leave together with them.
+    is_awaited: bool,
 }
 
 impl Threads {
     pub(super) fn new(pool: Pool, mailbox: Mailbox) -> Self {
-        Self { pool, mailbox }
+        Self {
+            pool,
+            mailbox,
+            is_awaited: false,
+        }
     }
 
     /// Ends the threads. The mailbox goes first, so that none waits for room in it.
@@ -35,16 +42,30 @@ impl Crew for Threads {
     }
 
     fn hand_over(&mut self, _now: Now, worker: usize, job: Job) {
-        self.pool.hand_over(worker, job);
+        self.is_awaited |= !matches!(job, Job::Publish { .. });
+        self.pool.gather(worker, job);
     }
 
     fn end_of_jobs(&mut self, _now: Now) {
-        // The effects are looked at next; what is sent after this look finds the flag clear.
-        self.mailbox.clear_flag();
+        self.pool.flush();
+        // The effects are looked at next.
+        self.mailbox.begin_look();
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
         self.mailbox.poll()
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        if std::mem::take(&mut self.is_awaited) && self.pool.is_busy() {
+            // A worker that shares the core answers now, and need not wake the loop for it.
+            std::thread::yield_now();
+        }
+        self.mailbox.may_sleep()
+    }
+
+    fn note_awake(&mut self) {
+        self.mailbox.note_awake();
     }
 
     fn has_effects(&self) -> bool {
@@ -95,6 +116,12 @@ impl Crew for Inline {
     fn end_of_jobs(&mut self, now: Now) {
         self.shard.handle_timeout(now);
     }
+
+    fn may_sleep(&mut self) -> bool {
+        !self.has_effects
+    }
+
+    fn note_awake(&mut self) {}
 
     fn poll_effect(&mut self) -> Option<Effect> {
         let effect = self.shard.poll_effect();

@@ -11,14 +11,21 @@ pub(crate) trait Crew {
     /// How many jobs a worker can be handed now.
     fn free(&self, worker: usize) -> usize;
 
-    /// Hands a job over. There is room, as [`Crew::free`] said before.
+    /// Takes a job to be handed over. There is room, as [`Crew::free`] said before.
     fn hand_over(&mut self, now: Now, worker: usize, job: Job);
 
-    /// All jobs of this turn are handed over.
+    /// These were all jobs of this turn: hands them over.
     fn end_of_jobs(&mut self, now: Now);
 
     /// The next effect.
     fn poll_effect(&mut self) -> Option<Effect>;
+
+    /// Whether the loop may sleep: nothing has come since [`Crew::end_of_jobs`], and whatever comes
+    /// now wakes it.
+    fn may_sleep(&mut self) -> bool;
+
+    /// The loop has slept.
+    fn note_awake(&mut self);
 
     /// Whether [`Crew::poll_effect`] has something to give.
     fn has_effects(&self) -> bool;

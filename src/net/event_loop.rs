@@ -173,12 +173,14 @@ impl<C: Crew> EventLoop<C> {
     // The phases.
 
     fn wait(&mut self, now: Instant, events: &mut Events) -> Result<(), LoopError> {
-        let timeout = if self.has_backlog() {
+        let timeout = if self.has_backlog() || !self.crew.may_sleep() {
             Some(Duration::ZERO)
         } else {
             self.time_to_sleep(now)
         };
-        match self.poll.poll(events, timeout) {
+        let polled = self.poll.poll(events, timeout);
+        self.crew.note_awake();
+        match polled {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
@@ -209,10 +211,8 @@ impl<C: Crew> EventLoop<C> {
                 socket.is_read_closed = true;
             }
             let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
-            if is_readable && !socket.is_listed && !socket.is_paused {
-                socket.is_listed = true;
-                self.readable.push_back(id);
-            }
+            socket.has_input |= is_readable;
+            list_readable(&mut self.readable, id, socket);
             if event.is_writable() {
                 self.hub.handle_writable(id);
             }
@@ -306,11 +306,12 @@ impl<C: Crew> EventLoop<C> {
                 continue;
             }
             match socket.read(&mut self.scratch) {
-                ReadOutcome::Empty => {}
+                ReadOutcome::Empty => socket.has_input = false,
                 ReadOutcome::Eof => self.hub.handle_eof(id, CloseReason::Gone),
                 ReadOutcome::Failed => self.hub.handle_eof(id, CloseReason::Reset),
                 ReadOutcome::Bytes(len, has_more) => {
                     bytes_left = bytes_left.saturating_sub(len);
+                    socket.has_input = has_more;
                     let reading = self.hub.handle_bytes(now, id, &self.scratch[..len]);
                     let Some(socket) = self.hub.socket_mut(id) else {
                         continue;
@@ -318,12 +319,7 @@ impl<C: Crew> EventLoop<C> {
                     match reading {
                         Reading::Over => {}
                         Reading::Paused => socket.is_paused = true,
-                        Reading::Continue => {
-                            if has_more {
-                                socket.is_listed = true;
-                                self.readable.push_back(id);
-                            }
-                        }
+                        Reading::Continue => list_readable(&mut self.readable, id, socket),
                     }
                 }
             }
@@ -411,10 +407,7 @@ impl<C: Crew> EventLoop<C> {
                 continue;
             };
             socket.is_paused = false;
-            if !socket.is_listed {
-                socket.is_listed = true;
-                self.readable.push_back(id);
-            }
+            list_readable(&mut self.readable, id, socket);
         }
     }
 
@@ -461,6 +454,15 @@ impl<C: Crew> EventLoop<C> {
             self.reap(now);
         }
         self.hub.connections_len() == 0
+    }
+}
+
+/// Puts a socket that there may be something to read from into the list of those, unless it is there
+/// or the hub wants nothing from it.
+fn list_readable(readable: &mut VecDeque<ConnId>, id: ConnId, socket: &mut Socket) {
+    if socket.has_input && !socket.is_paused && !socket.is_listed {
+        socket.is_listed = true;
+        readable.push_back(id);
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Socket {
     /// The kernel has said that the peer's direction is over, so reading must go on to its end:
     /// no further event will come.
     pub(super) is_read_closed: bool,
+    /// There may be something to read: the kernel has said so, and no read has come to the end.
+    pub(super) has_input: bool,
     /// It is in the loop's list of sockets to read.
     pub(super) is_listed: bool,
     /// The hub wants nothing from it now.
@@ -40,6 +42,7 @@ impl Socket {
         Self {
             stream,
             is_read_closed: false,
+            has_input: false,
             is_listed: false,
             is_paused: false,
         }

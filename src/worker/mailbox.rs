@@ -1,15 +1,24 @@
 //! Effects on their way from the workers to the loop.
 //!
-//! Owns: the bounded channel and the flag that coalesces wake-ups.
+//! Owns: the bounded channel, and what the loop is doing, so that only one that sleeps is woken.
 //! Never: blocks the loop. A worker blocks when the channel is full; the loop always drains it, so
 //! there is no cycle of waits.
 //!
-//! Invariant: after a worker has sent and asked for a wake-up, either the loop is going to look at
-//! the channel or a wake-up is on its way. The loop clears the flag *before* it drains, so an
-//! effect sent after the last look finds the flag clear and wakes it.
+//! Invariant: after a worker has sent and called, either the loop is going to look at the channel or
+//! a wake-up is on its way. The loop takes note of a call *before* it looks, and does not fall
+//! asleep over one; whoever calls a sleeper wakes it.
+//!
+//! ```text
+//!          loop: may_sleep                   worker: call, with a wake-up
+//! AWAKE ───────────────────► ASLEEP ──────────────────────────────────┐
+//!   ▲ ▲ └────────────────────────────────────────────► CALLED ◄───────┘
+//!   │ │                  worker: call                     │
+//!   │ └── loop: note_awake, from ASLEEP too               │
+//!   └──────────────── loop: begin_look ───────────────────┘
+//! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -32,9 +41,17 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 struct Signal {
     waker: Arc<mio::Waker>,
-    is_awake: AtomicBool,
+    /// One of the three below.
+    state: AtomicU8,
     has_failed: AtomicBool,
 }
+
+/// The loop sleeps, or is about to and has looked for the last time.
+const ASLEEP: u8 = 0;
+/// The loop will try to sleep, and learn of a call that came meanwhile.
+const AWAKE: u8 = 1;
+/// The loop will look before it sleeps.
+const CALLED: u8 = 2;
 
 /// The loop has gone, and with it all reason to work.
 #[derive(Debug)]
@@ -45,7 +62,7 @@ pub(crate) fn mailbox(effects_max: usize, waker: Arc<mio::Waker>) -> (EffectSend
     let (sender, receiver) = bounded(effects_max);
     let signal = Arc::new(Signal {
         waker,
-        is_awake: AtomicBool::new(false),
+        state: AtomicU8::new(AWAKE),
         has_failed: AtomicBool::new(false),
     });
     (
@@ -67,15 +84,15 @@ impl EffectSender {
             Ok(()) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(LoopGone),
             Err(TrySendError::Full(effect)) => {
-                self.wake();
+                self.call();
                 self.effects.send(effect).map_err(|_| LoopGone)
             }
         }
     }
 
-    /// Makes the loop look, unless it is going to anyway.
-    pub(crate) fn wake(&self) {
-        if !self.signal.is_awake.swap(true, Ordering::AcqRel)
+    /// Makes the loop look, and wakes it if it sleeps.
+    pub(crate) fn call(&self) {
+        if self.signal.state.swap(CALLED, Ordering::AcqRel) == ASLEEP
             && let Err(error) = self.signal.waker.wake()
         {
             // Without wake-ups the daemon would answer late and nobody would know why.
@@ -87,18 +104,31 @@ impl EffectSender {
     /// Tells the loop that a worker is dead.
     pub(crate) fn fail(&self) {
         self.signal.has_failed.store(true, Ordering::Release);
-        self.signal.is_awake.store(false, Ordering::Release);
-        self.wake();
+        self.call();
     }
 }
 
 impl Mailbox {
     /// Must be called before a round of [`Mailbox::poll`].
-    pub(crate) fn clear_flag(&self) {
-        // Read first: the flag is mostly clear, and a plain load leaves the cache line shared.
-        if self.signal.is_awake.load(Ordering::Acquire) {
-            self.signal.is_awake.swap(false, Ordering::AcqRel);
+    pub(crate) fn begin_look(&self) {
+        // Read first: mostly nobody has called, and a plain load leaves the cache line shared.
+        if self.signal.state.load(Ordering::Acquire) == CALLED {
+            self.signal.state.swap(AWAKE, Ordering::AcqRel);
         }
+    }
+
+    /// Whether the loop may sleep, as nobody has called since its last look. From now on a call is
+    /// a wake-up.
+    pub(crate) fn may_sleep(&self) -> bool {
+        let state = &self.signal.state;
+        state
+            .compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The loop has slept, and is going to look.
+    pub(crate) fn note_awake(&self) {
+        self.signal.state.swap(AWAKE, Ordering::AcqRel);
     }
 
     /// The next effect.
@@ -140,20 +170,23 @@ mod tests {
                         let conn = ConnId::NONE;
                         let effect = Effect::JoinRefused { conn };
                         effects.send(effect).expect("the mailbox is there");
-                        effects.wake();
+                        effects.call();
                     }
                 });
             }
             let mut events = mio::Events::with_capacity(8);
             let mut received = 0;
             while received < threads * each {
-                let deadline = Some(Duration::from_secs(20));
-                poll.poll(&mut events, deadline).expect("a poll");
-                assert!(
-                    !events.is_empty(),
-                    "a wake-up was lost after {received} effects"
-                );
-                mailbox.clear_flag();
+                if mailbox.may_sleep() {
+                    let deadline = Some(Duration::from_secs(20));
+                    poll.poll(&mut events, deadline).expect("a poll");
+                    assert!(
+                        !events.is_empty(),
+                        "a wake-up was lost after {received} effects"
+                    );
+                    mailbox.note_awake();
+                }
+                mailbox.begin_look();
                 while mailbox.poll().is_some() {
                     received += 1;
                 }

@@ -1,6 +1,10 @@
 //! The threads and their queues.
+//!
+//! The jobs of one turn go to a worker together, so that it is woken once for all of them.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -13,9 +17,19 @@ use crate::shard::RoomShard;
 /// Worker threads, each with a bounded queue.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    queues: Vec<Sender<Job>>,
+    queues: Vec<Queue>,
     jobs_max: usize,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What is on its way to one worker.
+#[derive(Debug)]
+struct Queue {
+    /// Jobs that are not sent yet.
+    gathered: Vec<Job>,
+    batches: Sender<Vec<Job>>,
+    /// Jobs sent and not done.
+    open: Arc<AtomicUsize>,
 }
 
 impl Pool {
@@ -34,16 +48,26 @@ impl Pool {
             threads: Vec::new(),
         };
         for (number, shard) in shards.into_iter().enumerate() {
-            let (sender, receiver) = bounded(jobs_max);
+            // No batch is empty, so there are never more of them than jobs.
+            let (batches, receiver) = bounded(jobs_max);
+            let open = Arc::new(AtomicUsize::new(0));
+            let inbox = Inbox {
+                batches: receiver,
+                open: Arc::clone(&open),
+            };
             let effects = effects.clone();
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     let alarm = Alarm { effects: &effects };
-                    work(shard, &receiver, &effects);
+                    work(shard, &inbox, &effects);
                     std::mem::forget(alarm);
                 })?;
-            pool.queues.push(sender);
+            pool.queues.push(Queue {
+                gathered: Vec::new(),
+                batches,
+                open,
+            });
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -54,22 +78,42 @@ impl Pool {
         self.queues.len()
     }
 
-    /// How many jobs a worker's queue has room for. It can only grow until the next hand-over,
+    /// How many jobs a worker's queue has room for. Apart from what is gathered it can only grow,
     /// since there is one sender.
     pub(crate) fn free(&self, worker: usize) -> usize {
-        self.jobs_max - self.queues[worker].len()
+        let queue = &self.queues[worker];
+        self.jobs_max - queue.open.load(Ordering::Acquire) - queue.gathered.len()
     }
 
-    /// Hands a job over; never waits. There is room, as [`Pool::free`] said before.
-    pub(crate) fn hand_over(&self, worker: usize, job: Job) {
-        match self.queues[worker].try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                debug_assert!(false, "handed over more than there was room for");
-                log::error!("worker {worker} was handed more than its queue holds");
+    /// Whether a worker has jobs to do.
+    pub(crate) fn is_busy(&self) -> bool {
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.open.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Adds a job to what a worker is sent next. There is room, as [`Pool::free`] said before.
+    pub(crate) fn gather(&mut self, worker: usize, job: Job) {
+        debug_assert!(self.free(worker) > 0, "more than there is room for");
+        self.queues[worker].gathered.push(job);
+    }
+
+    /// Sends what is gathered; never waits.
+    pub(crate) fn flush(&mut self) {
+        for (worker, queue) in self.queues.iter_mut().enumerate() {
+            if queue.gathered.is_empty() {
+                continue;
             }
-            // The mailbox says that the worker has died, and the daemon ends for it.
-            Err(TrySendError::Disconnected(_)) => {}
+            let batch = std::mem::take(&mut queue.gathered);
+            queue.open.fetch_add(batch.len(), Ordering::AcqRel);
+            match queue.batches.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => {
+                    debug_assert!(false, "more batches than there is room for jobs");
+                    log::error!("worker {worker} was sent more than its queue holds");
+                }
+                // The mailbox says that the worker has died, and the daemon ends for it.
+                Err(TrySendError::Disconnected(_)) => {}
+            }
         }
     }
 
@@ -94,30 +138,56 @@ impl Drop for Alarm<'_> {
     }
 }
 
-fn work(mut shard: RoomShard, jobs: &Receiver<Job>, effects: &EffectSender) {
-    loop {
-        let first = match shard.poll_timeout() {
-            None => match jobs.recv() {
-                Ok(job) => Some(job),
-                Err(_) => return,
-            },
+/// A worker's end of its queue.
+struct Inbox {
+    batches: Receiver<Vec<Job>>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    /// Waits for a batch, or until the shard has something to do. `None` when the loop has gone.
+    fn wait_for(&self, shard: &RoomShard) -> Option<Vec<Job>> {
+        let received = match shard.poll_timeout() {
+            None => self.batches.recv().map_err(RecvTimeoutError::from),
             Some(deadline) => {
                 let now = clock::read().instant;
-                match jobs.recv_timeout(deadline.saturating_duration_since(now)) {
-                    Ok(job) => Some(job),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
+                let timeout = deadline.saturating_duration_since(now);
+                self.batches.recv_timeout(timeout)
             }
         };
-        let now = clock::read();
-        if let Some(job) = first {
-            shard.handle_job(now, job);
-            // What has come meanwhile is merged with it and costs the loop one wake-up.
-            for job in jobs.try_iter().take(JOBS_PER_RUN - 1) {
-                shard.handle_job(now, job);
+        match received {
+            Ok(batch) => Some(batch),
+            Err(RecvTimeoutError::Timeout) => Some(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+fn work(mut shard: RoomShard, inbox: &Inbox, effects: &EffectSender) {
+    let mut jobs = Vec::new().into_iter();
+    loop {
+        if jobs.len() == 0 {
+            match inbox.wait_for(&shard) {
+                Some(batch) => jobs = batch.into_iter(),
+                None => return,
             }
         }
+        let now = clock::read();
+        let mut done = 0;
+        while done < JOBS_PER_RUN {
+            if jobs.len() == 0
+                // What has come meanwhile is merged with it and costs the loop one wake-up.
+                && let Ok(batch) = inbox.batches.try_recv()
+            {
+                jobs = batch.into_iter();
+            }
+            let Some(job) = jobs.next() else {
+                break;
+            };
+            shard.handle_job(now, job);
+            done += 1;
+        }
+        inbox.open.fetch_sub(done, Ordering::AcqRel);
         shard.handle_timeout(now);
         while let Some(effect) = shard.poll_effect() {
             if let Err(LoopGone) = effects.send(effect) {
@@ -125,7 +195,7 @@ fn work(mut shard: RoomShard, jobs: &Receiver<Job>, effects: &EffectSender) {
             }
         }
         // Also without effects: the loop may wait for room in the queue.
-        effects.wake();
+        effects.call();
     }
 }
 
