@@ -263,6 +263,7 @@ fn a_claim_over_the_limit_closes_1009_at_once() {
         u64::from(u32::MAX),
         1 << 32,
         i64::MAX as u64,
+        u64::MAX,
     ];
     let headers = claims.map(|claim| {
         let header = Frame::binary("").header(claim);

@@ -446,6 +446,20 @@ fn frames_may_follow_the_head_at_once() {
 }
 
 #[test]
+fn the_pong_to_a_ping_that_follows_the_head_comes_behind_the_101() {
+    for workers in ["0", "1"] {
+        let daemon = Daemon::start(&["--workers", workers]);
+        for target in ["/ws?room=a", "/echo"] {
+            let mut wire = Wire::connect(daemon.addr());
+            let head = upgrade_request(daemon.addr(), target, &[]);
+            wire.send([head.as_bytes(), &Frame::ping("hi").bytes()].concat());
+            let mut client = Client::upgraded(wire).expect("an upgrade");
+            assert_eq!(client.recv(), Message::Pong(b"hi".to_vec()), "{target}");
+        }
+    }
+}
+
+#[test]
 fn what_follows_the_head_at_once_is_published() {
     let daemon = Daemon::start(&[]);
     let mut member = Client::connect(&daemon, "/ws?room=a");

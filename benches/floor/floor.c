@@ -307,8 +307,8 @@ int main(int ac, char **av) {
     struct sockaddr_in a = {.sin_family = AF_INET,
                             .sin_port = htons(port),
                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    ep = epoll_create1(0); /* before listening, so that who can connect sees all files open */
     if (bind(ls, (void *)&a, sizeof a) || listen(ls, 4096)) { perror("listen"); return 1; }
-    ep = epoll_create1(0);
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = 0}, ev[1024];
     epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
     room(0);

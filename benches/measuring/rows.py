@@ -345,6 +345,7 @@ class Rounds:
         """One row of the table, as data."""
         noise = spread(self.noise(bound.figure) if bound.figure.of_floor else [])
         judged = spread(self.judged(row, bound))
+        half = self.half_of(row.own) if row.base == self.work.floor else None
         most = noise_bound(noise) if bound.of == "noise" else bound.most
         bounded = bound.of == "noise" or bound.text(noise) != "–"
         return {
@@ -353,7 +354,7 @@ class Rounds:
             "figure": bound.figure.title,
             "digits": bound.figure.digits,
             "of": bound.of,
-            "base": spread(self.values(row.base, bound.figure))[0],
+            "base": spread(self.values(row.base, bound.figure, half))[0],
             "own": spread(self.values(row.own, bound.figure))[0],
             "judged": judged,
             "noise": noise,

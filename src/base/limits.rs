@@ -77,11 +77,15 @@ pub struct Limits {
     pub message_burst: u32,
     /// How long a connection may linger after its close frame.
     pub close_linger: Duration,
-    /// Jobs waiting for one worker.
+    /// Jobs of one worker, waiting or being done.
     pub jobs_max: usize,
     /// Effects waiting for the loop, all workers together.
     pub effects_max: usize,
 }
+
+/// Most bytes taken from one connection at once. Bytes are what a peer's frames cost: 128 KiB can hold
+/// 22 000 empty ones.
+pub const READ_BYTES_MAX: usize = 128 << 10;
 
 impl Default for Limits {
     fn default() -> Self {

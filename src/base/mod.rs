@@ -18,7 +18,7 @@ mod totals;
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
 pub use id::{ConnId, Identity, NameError, RoomName, UserId};
-pub use limits::{Delivery, DuplicateLogin, LimitError, Limits};
+pub use limits::{Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX};
 pub use origin::{AllowedOrigins, OriginError, OriginPattern};
 pub use parted_map::PartedMap;
 pub use position::{Epoch, Offset, Position, Since};

@@ -3,18 +3,20 @@
 //! A table that doubles moves all its entries at once. With a million names, each behind a pointer
 //! that is followed to hash it again, that is 200 to 400 ms in which the loop, or a worker, serves
 //! nobody. Here a cheap hash picks one of 64 parts for a key, and each part grows by itself: at about
-//! the same number of entries, but never in the same step as another. Who chooses names that all
-//! fall into one part makes it what one table would be, no worse: within a part the standard
-//! library's keyed hash is used.
+//! the same number of entries, but never in the same step as another. The cheap hash begins at random,
+//! and should somebody choose names that all fall into one part, that is what one table would be, no
+//! worse: within a part the standard library's keyed hash is used.
 //!
 //! Never: shrinks, and never keeps an order.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
 /// A map from keys to values.
 #[derive(Debug)]
 pub struct PartedMap<K, V> {
+    /// Where the hash that picks a part begins.
+    seed: u64,
     parts: Box<[HashMap<K, V>; PARTS]>,
     len: usize,
 }
@@ -22,6 +24,7 @@ pub struct PartedMap<K, V> {
 impl<K, V> Default for PartedMap<K, V> {
     fn default() -> Self {
         Self {
+            seed: RandomState::new().hash_one(0),
             parts: Box::new(std::array::from_fn(|_| HashMap::new())),
             len: 0,
         }
@@ -32,12 +35,13 @@ impl<K: Hash + Eq, V> PartedMap<K, V> {
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.parts[part_of(key)].get(key)
+        self.parts[self.part_of(key)].get(key)
     }
 
     /// The same, to change it.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.parts[part_of(key)].get_mut(key)
+        let part = self.part_of(key);
+        self.parts[part].get_mut(key)
     }
 
     /// Whether `key` is here.
@@ -48,14 +52,16 @@ impl<K: Hash + Eq, V> PartedMap<K, V> {
 
     /// Gives `key` a value, and returns the one that it had.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let before = self.parts[part_of(&key)].insert(key, value);
+        let part = self.part_of(&key);
+        let before = self.parts[part].insert(key, value);
         self.len += usize::from(before.is_none());
         before
     }
 
     /// Takes `key` out, and returns the value that it had.
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        let before = self.parts[part_of(key)].remove(key);
+        let part = self.part_of(key);
+        let before = self.parts[part].remove(key);
         self.len -= usize::from(before.is_some());
         before
     }
@@ -76,12 +82,12 @@ impl<K: Hash + Eq, V> PartedMap<K, V> {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-}
 
-fn part_of(key: &impl Hash) -> usize {
-    let mut picker = Picker(0xcbf2_9ce4_8422_2325);
-    key.hash(&mut picker);
-    (picker.finish() % PARTS as u64) as usize
+    fn part_of(&self, key: &K) -> usize {
+        let mut picker = Picker(self.seed);
+        key.hash(&mut picker);
+        (picker.finish() % PARTS as u64) as usize
+    }
 }
 
 /// FNV-1a, with its high bits folded into the low ones that count here.

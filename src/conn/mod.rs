@@ -41,7 +41,7 @@ pub use self::writing::AfterDrain;
 use crate::base::{CloseReason, ConnId, Identity, Instant, Limits, RoomName, Since};
 use crate::wire::frame;
 use crate::wire::raw::WireForm;
-use crate::wire::websocket::{Inbound, InputEnd};
+use crate::wire::websocket::Inbound;
 
 /// Which listener a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +132,6 @@ pub struct Open {
     pub inbound: Inbound,
     /// What its messages are for.
     pub purpose: Purpose,
-    /// How the input ended, once it has; acted on when every message before it is answered.
-    pub input_end: Option<Box<InputEnd>>,
     /// Its clockwork.
     pub heartbeat: Heartbeat,
     /// What it has to catch up with before it is a live member everywhere.

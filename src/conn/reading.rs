@@ -17,17 +17,14 @@ impl Connection {
             | Phase::Answering { .. }
             | Phase::Joining(_)
             | Phase::Closed(_) => false,
-            Phase::Open(open) => {
-                open.input_end.is_none() && open.inbound.is_drained() && self.may_poll(open, limits)
-            }
+            Phase::Open(open) => open.inbound.is_drained() && self.may_poll(open, limits),
         }
     }
 
     /// Whether the next message may be taken from the input of this open WebSocket.
     #[must_use]
     pub fn may_take_message(&self, limits: &Limits) -> bool {
-        self.open()
-            .is_some_and(|open| open.input_end.is_none() && self.may_poll(open, limits))
+        self.open().is_some_and(|open| self.may_poll(open, limits))
     }
 
     fn may_poll(&self, open: &Open, limits: &Limits) -> bool {
@@ -118,20 +115,20 @@ impl Connection {
 }
 
 impl Open {
-    /// The next message, if one is there; pongs go to `queue`. Otherwise the input may have ended.
+    /// The next message, if one is there; pongs go to `queue`.
+    ///
+    /// # Errors
+    /// The end of the input.
     pub fn take_message(
         &mut self,
         queue: &mut SendQueue,
         now: Instant,
         limits: &Limits,
-    ) -> Option<Payload> {
-        let end = match self.inbound.poll(queue) {
-            Ok(Some(payload)) if self.quota.take(now, limits) => return Some(payload),
-            Ok(Some(_)) => InputEnd::Failed(CloseReason::TooManyRequests),
-            Ok(None) => return None,
-            Err(end) => end,
-        };
-        self.input_end = Some(Box::new(end));
-        None
+    ) -> Result<Option<Payload>, InputEnd> {
+        let message = self.inbound.poll(queue)?;
+        if message.is_some() && !self.quota.take(now, limits) {
+            return Err(InputEnd::Failed(CloseReason::TooManyRequests));
+        }
+        Ok(message)
     }
 }

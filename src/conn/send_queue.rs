@@ -108,6 +108,8 @@ impl SendQueue {
     pub fn push_preamble(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.is_empty(), "an upgrade is answered first");
         self.push_whole(&Frames::whole(bytes));
+        // No control frame goes before it.
+        self.frame_end = self.front.as_ref().map_or(0, |front| front.end);
         self.has_preamble = true;
     }
 
@@ -262,7 +264,12 @@ impl SendQueue {
         assert!(self.front.is_some() || self.rest().next().is_none());
         if let Some(front) = &self.front {
             let boundary = front.frames.boundary_from(front.start);
-            assert!(self.frame_end == boundary || self.has_preamble);
+            let expected = if self.has_preamble {
+                front.end
+            } else {
+                boundary
+            };
+            assert_eq!(self.frame_end, expected);
         }
         if let Some(lane) = &self.lane {
             assert!(!lane.pongs.is_empty(), "an empty lane must be gone");
@@ -514,19 +521,26 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_an_upgrade_is_never_dropped() {
+    fn the_answer_to_an_upgrade_is_first_and_never_dropped() {
         let frames = merged(&["aaaa"]);
         let bye = close(3008, "slow");
         for written in 0..=3 {
             let mut queue = SendQueue::default();
             queue.push_preamble(b"101".to_vec());
+            queue.push_ping();
+            queue.pong(b"\x8a\0");
             push(&mut queue, &frames);
             let mut bytes = write(&mut queue, written);
             assert_eq!(queue.drop_backlog(), 1, "written {written}");
             queue.push_close(bye.clone());
             queue.check_invariants();
             bytes.extend(drain(&mut queue, 100));
-            assert_eq!(bytes, [b"101", &*bye].concat(), "written {written}");
+            let controls = b"\x8a\0\x89\0";
+            assert_eq!(
+                bytes,
+                [b"101", &controls[..], &bye].concat(),
+                "written {written}"
+            );
         }
     }
 

@@ -11,9 +11,9 @@ use crate::worker::{Mailbox, Pool};
 pub(super) struct Threads {
     pool: Pool,
     mailbox: Mailbox,
-    /// A job was handed over that the loop had better wait for. Publications are none: while they
-    /// wait, others come that leave together with them.
-    is_awaited: bool,
+    /// A join was handed over this turn. A loop that has nothing else to do had better wait for its
+    /// answer; not so for a publication, since while it waits others come that leave with it.
+    has_join: bool,
 }
 
 impl Threads {
@@ -21,7 +21,7 @@ impl Threads {
         Self {
             pool,
             mailbox,
-            is_awaited: false,
+            has_join: false,
         }
     }
 
@@ -42,7 +42,7 @@ impl Crew for Threads {
     }
 
     fn hand_over(&mut self, _now: Now, worker: usize, job: Job) {
-        self.is_awaited |= !matches!(job, Job::Publish { .. });
+        self.has_join |= matches!(job, Job::Subscribe { .. });
         self.pool.gather(worker, job);
     }
 
@@ -56,12 +56,12 @@ impl Crew for Threads {
         self.mailbox.poll()
     }
 
-    fn may_sleep(&mut self) -> bool {
-        if std::mem::take(&mut self.is_awaited) && self.pool.is_busy() {
+    fn try_sleep(&mut self) -> bool {
+        if std::mem::take(&mut self.has_join) && self.pool.is_busy() {
             // A worker that shares the core answers now, and need not wake the loop for it.
             std::thread::yield_now();
         }
-        self.mailbox.may_sleep()
+        self.mailbox.try_sleep()
     }
 
     fn note_awake(&mut self) {
@@ -117,7 +117,7 @@ impl Crew for Inline {
         self.shard.handle_timeout(now);
     }
 
-    fn may_sleep(&mut self) -> bool {
+    fn try_sleep(&mut self) -> bool {
         !self.has_effects
     }
 

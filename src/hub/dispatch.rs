@@ -124,6 +124,7 @@ impl<S> Hub<S> {
             return self.echo_messages(now, id);
         }
         let mut taken = 0;
+        let mut input_end = None;
         while conn.may_take_message(&self.limits) {
             let Some((open, queue)) = conn.open_and_queue() else {
                 break;
@@ -137,8 +138,13 @@ impl<S> Hub<S> {
                 self.jobs.wait(worker, id);
                 break;
             }
-            let Some(payload) = open.take_message(queue, now.instant, &self.limits) else {
-                break;
+            let payload = match open.take_message(queue, now.instant, &self.limits) {
+                Ok(Some(payload)) => payload,
+                Ok(None) => break,
+                Err(end) => {
+                    input_end = Some(end);
+                    break;
+                }
             };
             taken += 1;
             let payload_bytes = payload.bytes().len();
@@ -163,9 +169,8 @@ impl<S> Hub<S> {
                     };
                     self.jobs.push(*worker, job);
                 }
-                _ => {
-                    open.input_end =
-                        Some(Box::new(InputEnd::Failed(CloseReason::PermissionDenied)));
+                Purpose::Rooms { target: None, .. } | Purpose::Echo => {
+                    input_end = Some(InputEnd::Failed(CloseReason::PermissionDenied));
                     break;
                 }
             }
@@ -173,7 +178,9 @@ impl<S> Hub<S> {
             self.counters.received_messages += 1;
         }
         mark_dirty(conn, &mut self.dirty);
-        self.finish_input(now, id);
+        if let Some(end) = input_end {
+            self.finish_input(now, id, end);
+        }
     }
 
     /// A worker is done with so many messages of the connection, and so many bytes: their places
@@ -184,9 +191,7 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         conn.note_answered(answered);
-        if conn.open().is_some_and(|open| open.input_end.is_some()) {
-            self.finish_input(now, id);
-        } else if conn.is_paused() && conn.may_resume(&self.limits) {
+        if conn.is_paused() && conn.may_resume(&self.limits) {
             self.read_messages(now, id, usize::MAX);
             self.resume(id);
         }

@@ -15,12 +15,18 @@ impl<S> Hub<S> {
         };
         let conn = &mut entry.conn;
         let mut level = Level::default();
-        while conn.may_take_message(&self.limits) && conn.may_echo(level, &self.limits) {
+        let mut input_end = None;
+        while level.publications < MESSAGES_PER_CALL && conn.may_echo(level, &self.limits) {
             let Some((open, queue)) = conn.open_and_queue() else {
                 break;
             };
-            let Some(payload) = open.take_message(queue, now.instant, &self.limits) else {
-                break;
+            let payload = match open.take_message(queue, now.instant, &self.limits) {
+                Ok(Some(payload)) => payload,
+                Ok(None) => break,
+                Err(end) => {
+                    input_end = Some(end);
+                    break;
+                }
             };
             level.publications += 1;
             level.bytes += frame_bytes(payload.bytes().len());
@@ -39,6 +45,12 @@ impl<S> Hub<S> {
             self.counters.deliveries += count as u64;
         }
         mark_dirty(conn, &mut self.dirty);
-        self.finish_input(now, id);
+        if let Some(end) = input_end {
+            self.finish_input(now, id, end);
+        }
     }
 }
+
+/// Most messages of one connection that are answered before others have their turn. The rest follows
+/// when these answers are written.
+const MESSAGES_PER_CALL: usize = 256;

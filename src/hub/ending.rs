@@ -61,15 +61,12 @@ impl<S> Hub<S> {
 
     /// Acts on the end of the input: at once, since every echo is queued already and what was
     /// published needs its publisher no more.
-    pub(super) fn finish_input(&mut self, now: Now, id: ConnId) {
+    pub(super) fn finish_input(&mut self, now: Now, id: ConnId, end: InputEnd) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
         let conn = &mut entry.conn;
-        let Some(end) = conn.open_mut().and_then(|open| open.input_end.take()) else {
-            return;
-        };
-        match *end {
+        match end {
             InputEnd::Failed(reason) => self.close(now, id, reason),
             InputEnd::Closed(echo) => {
                 if !matches!(conn.purpose(), Some(Purpose::Echo)) {

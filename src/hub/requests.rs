@@ -276,7 +276,6 @@ impl<S> Hub<S> {
                 let open = Open {
                     inbound,
                     purpose,
-                    input_end: None,
                     heartbeat,
                     catch_up: None,
                     doom: None,

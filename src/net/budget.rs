@@ -1,15 +1,16 @@
 //! How much of each kind of work one turn of the loop may do, so that none starves another. What
 //! is left over stays in its backlog, and the next turn does not sleep.
 
+use crate::base::READ_BYTES_MAX;
+
 /// Connections accepted from one listener.
 pub(super) const ACCEPTS: usize = 64;
 
 /// Connections read, once each.
 pub(super) const READS: usize = 4096;
 
-/// Most bytes taken from one connection. Bytes are what a peer's frames cost: 128 KiB can hold 22 000
-/// empty ones.
-pub(super) const READ_BYTES: usize = 128 << 10;
+/// Bytes taken from one connection.
+pub(super) const READ_BYTES: usize = READ_BYTES_MAX;
 
 /// Bytes taken from all connections; the last may go over it.
 pub(super) const PHASE_READ_BYTES: usize = 128 << 10;

@@ -20,11 +20,11 @@ pub(crate) trait Crew {
     /// The next effect.
     fn poll_effect(&mut self) -> Option<Effect>;
 
-    /// Whether the loop may sleep: nothing has come since [`Crew::end_of_jobs`], and whatever comes
-    /// now wakes it.
-    fn may_sleep(&mut self) -> bool;
+    /// The loop has nothing to do and wants to sleep. Returns whether it may: nothing has come since
+    /// [`Crew::end_of_jobs`], and whatever comes now wakes it.
+    fn try_sleep(&mut self) -> bool;
 
-    /// The loop has slept.
+    /// The loop does not sleep, or no longer, and is going to look.
     fn note_awake(&mut self);
 
     /// Whether [`Crew::poll_effect`] has something to give.

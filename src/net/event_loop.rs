@@ -173,7 +173,7 @@ impl<C: Crew> EventLoop<C> {
     // The phases.
 
     fn wait(&mut self, now: Instant, events: &mut Events) -> Result<(), LoopError> {
-        let timeout = if self.has_backlog() || !self.crew.may_sleep() {
+        let timeout = if self.has_backlog() || !self.crew.try_sleep() {
             Some(Duration::ZERO)
         } else {
             self.time_to_sleep(now)
@@ -307,8 +307,14 @@ impl<C: Crew> EventLoop<C> {
             }
             match socket.read(&mut self.scratch) {
                 ReadOutcome::Empty => socket.has_input = false,
-                ReadOutcome::Eof => self.hub.handle_eof(id, CloseReason::Gone),
-                ReadOutcome::Failed => self.hub.handle_eof(id, CloseReason::Reset),
+                ReadOutcome::Eof => {
+                    socket.has_input = false;
+                    self.hub.handle_eof(id, CloseReason::Gone);
+                }
+                ReadOutcome::Failed => {
+                    socket.has_input = false;
+                    self.hub.handle_eof(id, CloseReason::Reset);
+                }
                 ReadOutcome::Bytes(len, has_more) => {
                     bytes_left = bytes_left.saturating_sub(len);
                     socket.has_input = has_more;
@@ -406,7 +412,9 @@ impl<C: Crew> EventLoop<C> {
             let Some(socket) = self.hub.socket_mut(id) else {
                 continue;
             };
-            socket.is_paused = false;
+            // One that is not paused is named to be read in any case: its event may not have come.
+            let was_paused = std::mem::take(&mut socket.is_paused);
+            socket.has_input |= !was_paused;
             list_readable(&mut self.readable, id, socket);
         }
     }

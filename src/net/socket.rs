@@ -16,7 +16,8 @@ pub(crate) struct Socket {
     /// The kernel has said that the peer's direction is over, so reading must go on to its end:
     /// no further event will come.
     pub(super) is_read_closed: bool,
-    /// There may be something to read: the kernel has said so, and no read has come to the end.
+    /// There may be something to read: an event has said so, and no read since has come to the end
+    /// of it.
     pub(super) has_input: bool,
     /// It is in the loop's list of sockets to read.
     pub(super) is_listed: bool,

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::base::{DuplicateLogin, Limits, Secret};
+use crate::base::{DuplicateLogin, Limits, READ_BYTES_MAX, Secret};
 
 use super::config::Config;
 
@@ -111,20 +111,22 @@ fn bounds(config: &Config) -> Vec<Bound> {
             Bytes(merge)
         ),
     );
-    // The bound in bytes is looked at before a message is taken, so the last one may pass it.
+    // The bound in bytes is looked at before a message is taken, so the last one may pass it. What
+    // arrives is joined to what is there of a frame, with room to take it apart.
     let (message, inbound) = (
         wide(limits.message_bytes_max),
         wide(limits.inbound_bytes_max()),
     );
+    let arriving = 3 * message + wide(READ_BYTES_MAX);
     add(
         "inbound",
-        connections.saturating_mul(inbound + 2 * message),
+        connections.saturating_mul(inbound + message + arriving),
         format!(
             "{connections} connections x ({} waiting for workers + {} the last of them + {} \
              arriving)",
             Bytes(inbound),
             Bytes(message),
-            Bytes(message)
+            Bytes(arriving)
         ),
     );
     let effects = wide(limits.effects_max);

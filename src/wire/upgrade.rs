@@ -1,7 +1,7 @@
 //! From an HTTP request to a WebSocket: the server's half of the opening handshake.
 //!
-//! Checks more than tungstenite's `create_response` does (doubled headers, several lines and tokens)
-//! and takes only the accept key from it. No sub-protocol is chosen and no extension accepted: an
+//! Checks more than tungstenite's `create_response` does (doubled headers, several lines and tokens),
+//! but for the method, which its caller has seen to, and takes only the accept key from it. No sub-protocol is chosen and no extension accepted: an
 //! offer without an answer is declined (RFC 6455, section 4.2.2).
 
 use base64::Engine as _;

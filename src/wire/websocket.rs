@@ -310,15 +310,19 @@ fn skip_pongs(mut bytes: &[u8]) -> &[u8] {
         let Ok(Some((header, payload_len))) = FrameHeader::parse(&mut cursor) else {
             return bytes;
         };
-        let is_sound = header.is_final
+        let is_pong = header.opcode == OpCode::Control(Control::Pong)
+            && header.is_final
             && header.mask.is_some()
             && !(header.rsv1 || header.rsv2 || header.rsv3)
             && payload_len <= CONTROL_PAYLOAD_BYTES_MAX;
-        let end = cursor.position() as usize + payload_len as usize;
-        if header.opcode != OpCode::Control(Control::Pong) || !is_sound || end > bytes.len() {
+        if !is_pong {
             return bytes;
         }
-        bytes = &bytes[end..];
+        let end = cursor.position() as usize + payload_len as usize;
+        let Some(rest) = bytes.get(end..) else {
+            return bytes;
+        };
+        bytes = rest;
     }
 }
 
@@ -545,14 +549,21 @@ mod tests {
 
     #[test]
     fn a_claim_over_the_limit_fails_at_its_header() {
-        let mut claim = vec![0x82, 0x80 | 127];
-        claim.extend(u64::MAX.to_be_bytes());
-        claim.extend([0; 4]);
-        claim[2] = 0x7f;
-        let (_, _, end, inbound) = run(&claim, 5000);
-        assert_eq!(end, Some(InputEnd::Failed(CloseReason::TooBig)));
-        let in_hand = inbound.0.expect("a broken input is not at rest");
-        assert!(in_hand.partial.capacity() <= claim.len() && in_hand.context.is_none());
+        for (first, len, reason) in [
+            (0x82, u64::MAX, CloseReason::TooBig),
+            (0x82, i64::MAX as u64, CloseReason::TooBig),
+            (0x82, 1001, CloseReason::TooBig),
+            (0x8a, u64::MAX, CloseReason::Protocol),
+            (0x89, u64::MAX, CloseReason::Protocol),
+        ] {
+            let mut claim = vec![first, 0x80 | 127];
+            claim.extend(len.to_be_bytes());
+            claim.extend([0; 4]);
+            let (_, _, end, inbound) = run(&claim, 5000);
+            assert_eq!(end, Some(InputEnd::Failed(reason)), "{first:x} {len}");
+            let in_hand = inbound.0.expect("a broken input is not at rest");
+            assert!(in_hand.partial.capacity() <= claim.len() && in_hand.context.is_none());
+        }
         // So does one that brings a fragmented message over it.
         let first = frame(0x02, &[0; 600]);
         let claim = [&first[..], &[0x80, 0x80 | 126, 1, 145, 0, 0, 0, 0]].concat();

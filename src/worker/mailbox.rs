@@ -9,7 +9,7 @@
 //! asleep over one; whoever calls a sleeper wakes it.
 //!
 //! ```text
-//!          loop: may_sleep                   worker: call, with a wake-up
+//!          loop: try_sleep                   worker: call, with a wake-up
 //! AWAKE ───────────────────► ASLEEP ──────────────────────────────────┐
 //!   ▲ ▲ └────────────────────────────────────────────► CALLED ◄───────┘
 //!   │ │                  worker: call                     │
@@ -117,16 +117,16 @@ impl Mailbox {
         }
     }
 
-    /// Whether the loop may sleep, as nobody has called since its last look. From now on a call is
-    /// a wake-up.
-    pub(crate) fn may_sleep(&self) -> bool {
+    /// The loop wants to sleep. Returns whether it may, as nobody has called since its last look;
+    /// from now on a call is a wake-up.
+    pub(crate) fn try_sleep(&self) -> bool {
         let state = &self.signal.state;
         state
             .compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 
-    /// The loop has slept, and is going to look.
+    /// The loop does not sleep, or no longer, and is going to look.
     pub(crate) fn note_awake(&self) {
         self.signal.state.swap(AWAKE, Ordering::AcqRel);
     }
@@ -154,6 +154,39 @@ mod tests {
     use super::*;
     use crate::base::ConnId;
 
+    #[test]
+    fn only_a_sleeper_is_woken_and_nobody_sleeps_over_a_call() {
+        let mut poll = mio::Poll::new().expect("a poll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(7)).expect("a waker");
+        let (effects, mailbox) = mailbox(8, Arc::new(waker));
+        let mut events = mio::Events::with_capacity(8);
+        let mut is_woken = || {
+            let now = Some(Duration::ZERO);
+            poll.poll(&mut events, now).expect("a poll");
+            !events.is_empty()
+        };
+        effects.call();
+        assert!(!is_woken(), "the loop is awake");
+        assert!(!mailbox.try_sleep(), "it was called and has not looked");
+        mailbox.begin_look();
+        effects.call();
+        assert!(
+            !mailbox.try_sleep(),
+            "it was called after it had begun to look"
+        );
+        mailbox.begin_look();
+        assert!(mailbox.try_sleep());
+        effects.call();
+        assert!(is_woken(), "it sleeps");
+        effects.call();
+        assert!(!is_woken(), "a wake-up is on its way already");
+        mailbox.note_awake();
+        mailbox.begin_look();
+        assert!(mailbox.try_sleep());
+        effects.fail();
+        assert!(is_woken() && mailbox.has_failed());
+    }
+
     /// Senders and a loop that sleeps only in `poll`: every effect must arrive without a time-out.
     #[test]
     fn no_wake_up_is_lost() {
@@ -177,7 +210,7 @@ mod tests {
             let mut events = mio::Events::with_capacity(8);
             let mut received = 0;
             while received < threads * each {
-                if mailbox.may_sleep() {
+                if mailbox.try_sleep() {
                     let deadline = Some(Duration::from_secs(20));
                     poll.poll(&mut events, deadline).expect("a poll");
                     assert!(

@@ -103,7 +103,9 @@ impl Pool {
             if queue.gathered.is_empty() {
                 continue;
             }
-            let batch = std::mem::take(&mut queue.gathered);
+            // As many will come again, probably.
+            let next = Vec::with_capacity(queue.gathered.len());
+            let batch = std::mem::replace(&mut queue.gathered, next);
             queue.open.fetch_add(batch.len(), Ordering::AcqRel);
             match queue.batches.try_send(batch) {
                 Ok(()) => {}
@@ -201,3 +203,65 @@ fn work(mut shard: RoomShard, inbox: &Inbox, effects: &EffectSender) {
 
 /// Most jobs done before their effects are sent.
 const JOBS_PER_RUN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::mailbox::mailbox;
+    use super::*;
+    use crate::base::{ConnId, Limits, RoomBudget, RoomName, Since};
+    use crate::exchange::Effect;
+    use crate::wire::raw::WireForm;
+
+    #[test]
+    fn jobs_keep_their_order_and_their_places_come_back() {
+        const JOBS: u32 = 1000;
+        let limits = Limits::default();
+        let poll = mio::Poll::new().expect("a poll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(7)).expect("a waker");
+        // So few that the worker has to wait for the loop within a batch.
+        let (effects, mailbox) = mailbox(8, Arc::new(waker));
+        let shard = RoomShard::new(&limits, 1, RoomBudget::new(10), clock::read(), 1);
+        let mut pool = Pool::start(vec![shard], JOBS as usize, &effects).expect("a thread");
+        let room = RoomName::new("a").expect("a name");
+        let mut joined = 0;
+        for part in [1, 300, 699] {
+            for slot in joined..joined + part {
+                let generation = 1;
+                let join = Job::Subscribe {
+                    conn: ConnId { slot, generation },
+                    room: room.clone(),
+                    form: WireForm::ALL[0],
+                    since: Since::Now,
+                    identity: None,
+                };
+                pool.gather(0, join);
+            }
+            assert!(
+                pool.free(0) <= (JOBS - part) as usize,
+                "what is gathered has its place"
+            );
+            pool.flush();
+            assert!(pool.free(0) <= JOBS as usize);
+            let before = joined;
+            while joined < before + part {
+                match mailbox.poll() {
+                    Some(Effect::Joined { conn, .. }) => {
+                        assert_eq!(conn.slot, joined);
+                        joined += 1;
+                    }
+                    Some(other) => panic!("{other:?}"),
+                    None => thread::yield_now(),
+                }
+            }
+            let deadline = clock::read().instant + Duration::from_secs(20);
+            while pool.free(0) < JOBS as usize || pool.is_busy() {
+                assert!(clock::read().instant < deadline, "places were lost");
+                thread::yield_now();
+            }
+        }
+        drop(mailbox);
+        pool.stop();
+    }
+}

@@ -5,7 +5,7 @@ use crate::hist::Hist;
 use crate::net::{Engine, Handler, Quiet};
 use crate::options::{Opt, die, fill, ns, target};
 use crate::procs::{Server, cost_json};
-use crate::{common, foreign, run_id, settle, sys, wait_ns};
+use crate::{common, finish, foreign, run_id, settle, sys, wait_ns};
 
 struct Echo {
     probe: Probe,
@@ -16,7 +16,8 @@ struct Echo {
     hist: Hist,
     measuring_from: u64,
     measuring: bool,
-    stopping: bool,
+    /// What comes back is sent again.
+    going_on: bool,
     n: u64,
     ignored: u64,
     bad_len: u64,
@@ -67,12 +68,27 @@ impl Handler for Echo {
         }
     }
     fn after(&mut self, eng: &mut Engine, idx: usize, n: usize) {
-        if !self.stopping {
+        if self.going_on {
             self.fill(eng, idx, n);
         }
     }
     fn closed(&mut self, _: usize, _: u16, _: u64) {
         self.died += 1;
+    }
+}
+
+/// Sends `o.messages` on every connection: what the server has to do is the same in each such run.
+fn fixed(o: &Opt, eng: &mut Engine, h: &mut Echo, end: u64) {
+    let mut left = o.messages;
+    let mut due = 0;
+    while left > 0 {
+        let count = left.min(o.inflight as u64);
+        left -= count;
+        due += count * o.conns as u64;
+        for i in 0..o.conns {
+            h.fill(eng, i, count as usize);
+        }
+        finish(eng, h, end, |_, h| h.n >= due);
     }
 }
 
@@ -114,15 +130,17 @@ pub fn echo(o: &Opt, server: &Server) -> String {
         hist: Hist::new(),
         measuring_from: 0,
         measuring: false,
-        stopping: false,
+        going_on: o.messages == 0,
         n: 0,
         ignored: 0,
         bad_len: 0,
         died: 0,
         wrap: o.wrap.0.len(),
     };
-    for i in 0..o.conns {
-        h.fill(&mut eng, i, o.inflight);
+    if h.going_on {
+        for i in 0..o.conns {
+            h.fill(&mut eng, i, o.inflight);
+        }
     }
     let spin = |eng: &mut Engine, h: &mut Echo, until: u64| loop {
         let now = sys::now_ns();
@@ -133,16 +151,22 @@ pub fn echo(o: &Opt, server: &Server) -> String {
     };
     let others = (server.others_us(), sys::now_ns());
     let start = sys::now_ns();
-    spin(&mut eng, &mut h, start + ns(o.warmup));
+    if h.going_on {
+        spin(&mut eng, &mut h, start + ns(o.warmup));
+    }
     let (a, g0) = (server.cpu(), sys::self_cpu_ns());
     let m0 = sys::now_ns();
     h.measuring = true;
     h.measuring_from = m0;
-    spin(&mut eng, &mut h, m0 + ns(o.secs));
+    if h.going_on {
+        spin(&mut eng, &mut h, m0 + ns(o.secs));
+    } else {
+        fixed(o, &mut eng, &mut h, m0 + ns(o.secs));
+    }
     let (b, g1) = (server.cpu(), sys::self_cpu_ns());
     let wall = (sys::now_ns() - m0) as f64 / 1e9;
     h.measuring = false;
-    h.stopping = true;
+    h.going_on = false;
     let alien = foreign(server, others);
     let rss = server.full();
     settle(&mut eng, 0.2, &mut h);

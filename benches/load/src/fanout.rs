@@ -8,7 +8,7 @@ use crate::hist::Hist;
 use crate::net::{Engine, Handler, St, Target};
 use crate::options::{Opt, die, fill, ns, subscriber, target};
 use crate::procs::{Sample, Server, cost_json};
-use crate::{common, foreign, run_id, settle, sys, wait_ns};
+use crate::{common, finish, foreign, run_id, settle, sys, wait_ns};
 
 /// Publications of one room that can be under way at once.
 pub const RING: usize = 512;
@@ -297,13 +297,34 @@ impl Pubs {
         p
     }
     fn publish(&mut self, eng: &mut Engine, f: &mut Fan, room: usize, time: u64) {
+        self.publish_together(eng, f, room, time, 1);
+    }
+    /// Publishes `count` messages by one publisher in one write.
+    fn publish_together(
+        &mut self,
+        eng: &mut Engine,
+        f: &mut Fan,
+        room: usize,
+        time: u64,
+        count: u64,
+    ) {
         let conns = &self.at[room];
         let idx = conns[self.turn[room] % conns.len()];
         self.turn[room] += 1;
         if eng.conns[idx].st != St::Open || eng.pending(idx) > 16 << 20 {
-            self.refused += 1;
+            self.refused += count;
             return;
         }
+        self.scratch.clear();
+        for _ in 0..count {
+            self.add(eng, f, room, time, idx);
+        }
+        let s = std::mem::take(&mut self.scratch);
+        eng.send(idx, &s);
+        self.scratch = s;
+    }
+    /// Puts one message behind what is to be written to connection `idx`.
+    fn add(&mut self, eng: &Engine, f: &mut Fan, room: usize, time: u64, idx: usize) {
         let r = &mut f.rooms[room];
         r.next_seq += 1;
         let seq = r.next_seq;
@@ -321,7 +342,6 @@ impl Pubs {
         self.sent += 1;
         self.expected += r.live as u64;
         f.probe.set(time, seq, room as u64);
-        self.scratch.clear();
         let w = &self.wraps[room];
         if eng.conns[idx].http {
             let t = &self.http[room];
@@ -338,9 +358,6 @@ impl Pubs {
         } else {
             push_client_frame(&mut self.scratch, 1, eng.key, &[&w.0, &f.probe.text, &w.1]);
         }
-        let s = std::mem::take(&mut self.scratch);
-        eng.send(idx, &s);
-        self.scratch = s;
     }
 }
 
@@ -493,6 +510,34 @@ fn drive(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) 
     run
 }
 
+/// Publishes `o.messages` in every room: what the server has to do is the same in each such run.
+fn drive_fixed(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) -> Run {
+    let start = sys::now_ns();
+    let end = start + ns(o.secs);
+    f.from = start;
+    f.windowed = true;
+    let (cost0, g0) = (server.cpu(), sys::self_cpu_ns());
+    let mut left = o.messages;
+    while left > 0 {
+        let count = left.min(o.inflight as u64);
+        left -= count;
+        for room in 0..o.rooms {
+            p.publish_together(eng, f, room, sys::now_ns(), count);
+        }
+        finish(eng, f, end, |_, f| f.rooms.iter().all(|r| r.open == 0));
+        f.ready.clear();
+    }
+    Run {
+        start,
+        server: (cost0, server.cpu()),
+        gen_cpu: sys::self_cpu_ns() - g0,
+        wall: (sys::now_ns() - start) as f64 / 1e9,
+        lag: Hist::new(),
+        peak_rss_kb: 0,
+        fd_drops: Vec::new(),
+    }
+}
+
 /// Lets the stalled members read on, and tells as JSON members how their stall ended.
 fn stalled_json(
     o: &Opt,
@@ -545,7 +590,14 @@ pub fn fanout(o: &Opt, server: &Server) -> String {
     let fds0 = server.fds();
     f.ready.clear();
     let others = (server.others_us(), sys::now_ns());
-    let run = drive(o, server, &mut eng, &mut f, &mut p);
+    let (run, published_s) = if o.messages > 0 {
+        let run = drive_fixed(o, server, &mut eng, &mut f, &mut p);
+        let took = run.wall;
+        (run, took)
+    } else {
+        let run = drive(o, server, &mut eng, &mut f, &mut p);
+        (run, o.warmup + o.secs)
+    };
     let alien = foreign(server, others);
     let (in_window, other) = (f.in_window, f.other_in_window);
     f.windowed = false;
@@ -580,7 +632,7 @@ pub fn fanout(o: &Opt, server: &Server) -> String {
         o.inflight,
         o.publishers,
         p.sent,
-        p.sent as f64 / (o.warmup + o.secs),
+        p.sent as f64 / published_s,
         in_window as f64 / run.wall,
         p.expected,
         f.received,

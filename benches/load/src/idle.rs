@@ -8,7 +8,7 @@ use std::thread;
 use crate::net::{Engine, Handler};
 use crate::options::{Opt, die, fill, ns, subscriber};
 use crate::procs::{self, Server};
-use crate::{common, foreign, settle, sys};
+use crate::{common, finish, foreign, settle, sys};
 
 struct Idle {
     died: u64,
@@ -66,11 +66,27 @@ pub fn idle(o: &Opt, server: &Server) -> String {
             eng.send_text(i, &fill(&o.hello, i % o.rooms, i));
         }
     }
-    settle(&mut eng, o.settle.max(1.0), &mut h);
+    // Nobody looks at the memory of a run that only opens and closes, or that is fixed work.
+    let is_brief = o.secs == 0.0 || o.messages > 0;
+    let pause = if is_brief {
+        o.settle
+    } else {
+        o.settle.max(1.0)
+    };
+    settle(&mut eng, pause, &mut h);
     let open = server.full();
     let slab1 = procs::kernel_slab_kb();
     let (pings0, w0) = (eng.n.pings, sys::now_ns());
-    settle(&mut eng, o.secs, &mut h);
+    if o.messages > 0 {
+        let due = o.messages * o.conns as u64;
+        finish(&mut eng, &mut h, w0 + ns(o.secs), |eng, _| {
+            eng.n.pings >= due
+        });
+        // So that the last pong is read before its connection ends.
+        settle(&mut eng, 0.2, &mut h);
+    } else {
+        settle(&mut eng, o.secs, &mut h);
+    }
     let held = server.full();
     let wall = (sys::now_ns() - w0) as f64 / 1e9;
     let per = |x: u64, y: u64| (y as f64 - x as f64) * 1024.0 / o.conns.max(1) as f64;

@@ -101,6 +101,16 @@ fn wait_ns(o: &Opt, want: u64) -> u64 {
 fn run_id() -> u64 {
     (sys::now_ns() / 1_000_000) % 10_000
 }
+/// Handles events until `done`, for fixed work that must be done before `end`.
+fn finish<H: Handler>(eng: &mut Engine, h: &mut H, end: u64, done: impl Fn(&Engine, &H) -> bool) {
+    while !done(eng, h) {
+        let now = sys::now_ns();
+        if now >= end {
+            die("--messages: not done within --secs");
+        }
+        eng.poll((end - now).min(50_000_000), h);
+    }
+}
 /// A pause in which events are still handled.
 fn settle<H: Handler>(eng: &mut Engine, secs: f64, h: &mut H) {
     let end = sys::now_ns() + ns(secs);

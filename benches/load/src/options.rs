@@ -24,6 +24,9 @@ URL may contain {room} and {i}. Common options:
   --query TEXT       appended to the subscribers' URL; given several times, to one after the other
   --server-pid PID   account for this process and its children
   --server-cpu N     account for this core too (/proc/stat, ksoftirqd)
+  --messages N       fixed work (echo, fanout, idle): N messages on every connection or in every
+                     room, --inflight of them in one write and the next when all are back; idle
+                     waits for N pings a connection. --secs is then the most it may take
   --warmup S         not measured (default 1)
   --settle S         pause between the last handshake and the first message (default 0.3)
   --hello TEXT       first text frame of every subscriber ({room} and {i} are filled in)
@@ -47,6 +50,8 @@ pub struct Opt {
     pub conns: usize,
     pub inflight: usize,
     pub size: usize,
+    /// 0: as many as fit into `secs`.
+    pub messages: u64,
     pub secs: f64,
     pub warmup: f64,
     pub settle: f64,
@@ -99,6 +104,7 @@ pub fn options() -> Opt {
         conns: 100,
         inflight: 1,
         size: 64,
+        messages: 0,
         secs: 5.0,
         warmup: 1.0,
         settle: 0.3,
@@ -139,6 +145,7 @@ pub fn options() -> Opt {
             "-c" => o.conns = num(&k, v()),
             "--inflight" => o.inflight = num(&k, v()),
             "--size" => o.size = num(&k, v()),
+            "--messages" => o.messages = num(&k, v()),
             "--secs" => o.secs = num(&k, v()),
             "--warmup" => o.warmup = num(&k, v()),
             "--settle" => o.settle = num(&k, v()),
@@ -181,6 +188,9 @@ pub fn options() -> Opt {
     }
     if o.mode == "resume" && o.rate <= 0.0 {
         o.rate = 200.0;
+    }
+    if o.messages > 0 && (o.rate > 0.0 || !["echo", "fanout", "idle"].contains(&o.mode.as_str())) {
+        die("--messages is for echo, fanout without --rate, and idle");
     }
     o.inflight = o.inflight.max(1);
     o.rooms = o.rooms.max(1);
