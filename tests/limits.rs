@@ -420,6 +420,9 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
 /// Those that name a file with a secret; without a default.
 const FILE_OPTIONS: [&str; 2] = ["token-secret-file", "api-key-file"];
 
+/// The same of those that must be given together, which `tests/tls.rs` tries.
+const PAIR_OPTIONS: [&str; 2] = ["tls-cert", "tls-key"];
+
 /// Long enough for a key and for a secret.
 const API_KEY: &str = "visible-in-no-output-of-any-kind";
 
@@ -699,15 +702,17 @@ fn help_states_every_option_with_default_and_variable() {
         );
         assert!(block.contains(&variable(option)), "--{option}: {block}");
     }
-    for option in FILE_OPTIONS {
-        let block = &blocks[option];
+    for option in FILE_OPTIONS.iter().chain(&PAIR_OPTIONS) {
+        let block = &blocks[*option];
         assert!(block.contains("FILE"), "--{option}: {block}");
         assert!(block.contains(&variable(option)), "--{option}: {block}");
     }
     // Nothing else is on offer but what every program has.
     for option in blocks.keys() {
         let ours = OPTIONS.iter().any(|(name, ..)| name == option)
-            || FILE_OPTIONS.contains(&option.as_str());
+            || [FILE_OPTIONS, PAIR_OPTIONS]
+                .concat()
+                .contains(&option.as_str());
         assert!(
             ours || ["help", "version"].contains(&option.as_str()),
             "--{option}"

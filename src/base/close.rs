@@ -16,6 +16,8 @@ pub enum CloseReason {
     Gone,
     /// The transport failed.
     Reset,
+    /// There was no TLS with the peer, or it broke it.
+    Tls,
     /// Plain HTTP was answered and the connection is done.
     Answered,
     /// The request was answered with a 4xx or 5xx status that ends the connection.
@@ -73,10 +75,11 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
+        Self::Tls,
         Self::Answered,
         Self::Refused,
         Self::Capacity,
@@ -107,6 +110,7 @@ impl CloseReason {
             Self::Normal
             | Self::Gone
             | Self::Reset
+            | Self::Tls
             | Self::Answered
             | Self::Refused
             | Self::Capacity
@@ -138,6 +142,7 @@ impl CloseReason {
             Self::Normal => "closed by peer",
             Self::Gone => "peer went away",
             Self::Reset => "connection reset",
+            Self::Tls => "no TLS",
             Self::Answered => "request answered",
             Self::Refused => "request refused",
             Self::Capacity => "over capacity",
@@ -169,6 +174,7 @@ impl CloseReason {
             Self::Normal => "normal",
             Self::Gone => "gone",
             Self::Reset => "reset",
+            Self::Tls => "tls",
             Self::Answered => "answered",
             Self::Refused => "refused",
             Self::Capacity => "capacity",
@@ -200,6 +206,7 @@ impl CloseReason {
             Self::Normal
             | Self::Gone
             | Self::Reset
+            | Self::Tls
             | Self::Answered
             | Self::Shutdown
             | Self::ConnectionExpired => Severity::Ordinary,

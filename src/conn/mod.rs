@@ -191,6 +191,8 @@ struct Flags {
     was_open: bool,
     /// Its socket refused bytes and has not become writable since.
     is_blocked: bool,
+    /// Its socket has taken all that was queued and not yet written it.
+    is_held: bool,
     /// It has rooms to catch up with.
     is_catching_up: bool,
     /// It is a browser's, which cannot see the status of a refusal.

@@ -21,7 +21,7 @@ impl Connection {
     /// while its socket is full.
     #[must_use]
     pub fn may_flush(&self) -> bool {
-        !self.is_blocked() && !self.queue.is_empty()
+        !self.is_blocked() && (!self.queue.is_empty() || self.flags.is_held)
     }
 
     /// Whether its socket is known to take nothing now.
@@ -46,10 +46,12 @@ impl Connection {
         std::mem::replace(&mut self.flags.owes_skips, owes)
     }
 
-    /// `bytes` were written, and `is_blocked` says whether the socket then refused more.
+    /// `bytes` were written, and `is_blocked` says whether the socket then refused more. One that
+    /// has taken all there was and is blocked holds the rest, as ciphertext.
     pub fn note_written(&mut self, now: Instant, bytes: usize, is_blocked: bool) {
         self.traffic.sent_bytes += bytes as u64;
         self.flags.is_blocked = is_blocked;
+        self.flags.is_held = is_blocked && self.queue.is_empty();
         if bytes > 0 {
             self.flags.is_probed = false;
         }

@@ -49,6 +49,11 @@ pub(super) fn render(
         "Pauses for want of descriptors.",
         turns.accept_pauses,
     )
+    .counter(
+        "tls_handshakes_total",
+        "TLS handshakes that came to their end.",
+        turns.tls_handshakes,
+    )
     .counter("upgrades_total", "WebSockets opened.", hub.upgrades)
     .counters(
         "http_responses_total",

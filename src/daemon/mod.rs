@@ -140,6 +140,7 @@ impl Server {
             workers,
             token_secret,
             api_key,
+            tls,
             mut limits,
             ..
         } = config;
@@ -189,7 +190,7 @@ impl Server {
         let thread = if workers == 0 {
             let shard = RoomShard::new(&limits, 1, budget, start, random()).count_into(totals);
             let crew = Inline::new(shard, limits.jobs_max);
-            let turning = EventLoop::new(poll, hub, crew, listeners, orders, reports)?;
+            let turning = EventLoop::new(poll, hub, crew, listeners, tls, orders, reports)?;
             thread.spawn(move || turning.run().map(drop))?
         } else {
             let (effects, mailbox) = mailbox(limits.effects_max, waker);
@@ -203,7 +204,7 @@ impl Server {
             // The pool's threads hold the only senders left, so that they end with the mailbox.
             drop(effects);
             let crew = Threads::new(pool, mailbox);
-            let turning = EventLoop::new(poll, hub, crew, listeners, orders, reports)?;
+            let turning = EventLoop::new(poll, hub, crew, listeners, tls, orders, reports)?;
             thread.spawn(move || turning.run().map(Threads::stop))?
         };
         Ok(Self {

@@ -12,6 +12,9 @@ pub(super) const READS: usize = 4096;
 /// Bytes taken from one connection.
 pub(super) const READ_BYTES: usize = READ_BYTES_MAX;
 
+/// Steps of TLS handshakes: one costs as much as thousands of deliveries.
+pub(super) const HANDSHAKE_STEPS: usize = 16;
+
 /// Bytes taken from all connections; the last may go over it.
 pub(super) const PHASE_READ_BYTES: usize = 128 << 10;
 

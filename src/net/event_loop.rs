@@ -6,7 +6,7 @@
 //! | 2 | clock | reads the clocks, once | |
 //! | 3 | note | events become lists of what to accept, read and write; nothing else | `EVENTS` |
 //! | 4 | accept | connections into the hub | `ACCEPTS` a listener |
-//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES` |
+//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES`, `HANDSHAKE_STEPS` |
 //! | 6 | jobs | the hub's jobs to the workers | the workers' queues |
 //! | 7 | effects | what the workers say, into the hub | `PUSHES`; waits for a flush that is due |
 //! | 8 | expire | timers | `TIMERS` |
@@ -24,15 +24,18 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
 
 use super::budget;
 use super::control::{Order, Orders};
 use super::crew::Crew;
 use super::listener::{Accepted, Listener};
 use super::socket::{ReadOutcome, Socket};
+use super::tls::{Session, Sessions};
 use crate::base::{CloseReason, ConnId, Instant, Now, Severity};
 use crate::clock;
 use crate::hub::{Farewell, Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
@@ -43,6 +46,9 @@ pub(crate) struct EventLoop<C> {
     hub: Hub<Socket>,
     crew: C,
     listeners: Vec<Listener>,
+    /// What new connections of the public listeners speak TLS with.
+    tls: Option<Arc<ServerConfig>>,
+    sessions: Sessions,
     orders: Orders,
     reports: Reports,
     /// Sockets to read, each once.
@@ -60,6 +66,8 @@ pub(crate) struct LoopCounters {
     pub(crate) turns: u64,
     /// Times that accepting was paused for want of descriptors.
     pub(crate) accept_pauses: u64,
+    /// TLS handshakes that came to their end.
+    pub(crate) tls_handshakes: u64,
 }
 
 /// Why the loop cannot go on.
@@ -113,6 +121,7 @@ impl<C: Crew> EventLoop<C> {
         hub: Hub<Socket>,
         crew: C,
         mut listeners: Vec<Listener>,
+        tls: Option<Arc<ServerConfig>>,
         orders: Orders,
         reports: Reports,
     ) -> io::Result<Self> {
@@ -126,6 +135,8 @@ impl<C: Crew> EventLoop<C> {
             hub,
             crew,
             listeners,
+            tls,
+            sessions: Sessions::default(),
             orders,
             reports,
             readable: VecDeque::new(),
@@ -280,7 +291,12 @@ impl<C: Crew> EventLoop<C> {
                         }
                         let socket = Socket::new(stream);
                         match self.hub.handle_accept(now, listener.is_admin, peer, socket) {
-                            Ok(id) => register(&self.poll, &mut self.hub, id),
+                            Ok(id) => {
+                                register(&self.poll, &mut self.hub, id);
+                                if let (false, Some(config)) = (listener.is_admin, &self.tls) {
+                                    begin_tls(config, &mut self.sessions, &mut self.hub, id);
+                                }
+                            }
                             Err(socket) => drop(socket),
                         }
                     }
@@ -291,6 +307,7 @@ impl<C: Crew> EventLoop<C> {
 
     fn receive(&mut self, now: Now) {
         let mut bytes_left = budget::PHASE_READ_BYTES;
+        let mut handshake_steps_left = budget::HANDSHAKE_STEPS;
         for _ in 0..self.readable.len().min(budget::READS) {
             if bytes_left == 0 {
                 break;
@@ -305,8 +322,27 @@ impl<C: Crew> EventLoop<C> {
             if socket.is_paused {
                 continue;
             }
-            match socket.read(&mut self.scratch) {
+            let mut session = self.sessions.get_mut(id.slot);
+            let is_handshaking = session.as_ref().is_some_and(|one| one.is_handshaking());
+            if is_handshaking {
+                if handshake_steps_left == 0 {
+                    list_readable(&mut self.readable, id, socket);
+                    continue;
+                }
+                handshake_steps_left -= 1;
+            }
+            let outcome = socket.read(session.as_deref_mut(), &mut self.scratch);
+            if is_handshaking && session.is_some_and(|session| !session.is_handshaking()) {
+                self.counters.tls_handshakes += 1;
+            }
+            match outcome {
                 ReadOutcome::Empty => socket.has_input = false,
+                ReadOutcome::Again => list_readable(&mut self.readable, id, socket),
+                ReadOutcome::Refused(error) => {
+                    socket.has_input = false;
+                    log::debug!("tls id={id} error={error}");
+                    self.hub.handle_eof(id, CloseReason::Tls);
+                }
                 ReadOutcome::Eof => {
                     socket.has_input = false;
                     self.hub.handle_eof(id, CloseReason::Gone);
@@ -357,12 +393,13 @@ impl<C: Crew> EventLoop<C> {
             let Some((id, socket, queue)) = self.hub.poll_flush() else {
                 break;
             };
-            let written = socket.write(queue);
+            let session = self.sessions.get_mut(id.slot);
+            let written = socket.write(session, queue);
             let action = self.hub.handle_written(now, id, written);
             if action == SocketAction::ShutDownWrite
                 && let Some(socket) = self.hub.socket_mut(id)
             {
-                socket.shut_down_write();
+                socket.shut_down_write(self.sessions.get_mut(id.slot));
             }
         }
         self.resume_reading();
@@ -385,7 +422,10 @@ impl<C: Crew> EventLoop<C> {
 
     fn reap(&mut self, now: Now) {
         let mut is_any = false;
-        while let Some((socket, farewell)) = self.hub.poll_closed() {
+        while let Some((mut socket, farewell)) = self.hub.poll_closed() {
+            if let Some(mut session) = self.sessions.remove(farewell.id.slot) {
+                session.close(&mut socket.stream);
+            }
             // Closing the descriptor takes it out of the poll.
             drop(socket);
             say_farewell(now.instant, &farewell);
@@ -462,6 +502,22 @@ impl<C: Crew> EventLoop<C> {
             self.reap(now);
         }
         self.hub.connections_len() == 0
+    }
+}
+
+/// Puts TLS under a connection that was just accepted.
+fn begin_tls(
+    config: &Arc<ServerConfig>,
+    sessions: &mut Sessions,
+    hub: &mut Hub<Socket>,
+    id: ConnId,
+) {
+    match Session::new(config) {
+        Ok(session) => sessions.insert(id.slot, session),
+        Err(error) => {
+            log::warn!("no TLS for a connection: {error}");
+            hub.handle_eof(id, CloseReason::Internal);
+        }
     }
 }
 

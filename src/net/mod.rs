@@ -9,6 +9,7 @@ mod crew;
 mod event_loop;
 mod listener;
 mod socket;
+mod tls;
 
 pub(crate) use control::{Answer, Control, EventSender, NotTaken, control};
 pub(crate) use crew::Crew;

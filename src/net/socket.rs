@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use mio::net::TcpStream;
 
 use super::budget;
+use super::tls::Session;
 use crate::conn::send_queue::SendQueue;
 use crate::hub::Written;
 
@@ -30,12 +31,16 @@ pub(crate) struct Socket {
 pub(super) enum ReadOutcome {
     /// So many bytes, and whether more may be waiting.
     Bytes(usize, bool),
+    /// Nothing yet, and more may be waiting.
+    Again,
     /// Nothing now.
     Empty,
     /// The peer has ended its stream.
     Eof,
     /// The transport failed.
     Failed,
+    /// TLS failed, and the peer was told.
+    Refused(rustls::Error),
 }
 
 impl Socket {
@@ -49,8 +54,15 @@ impl Socket {
         }
     }
 
-    /// Reads once.
-    pub(super) fn read(&mut self, scratch: &mut [u8]) -> ReadOutcome {
+    /// Reads once, through TLS where there is a session.
+    pub(super) fn read(
+        &mut self,
+        session: Option<&mut Session>,
+        scratch: &mut [u8],
+    ) -> ReadOutcome {
+        if let Some(session) = session {
+            return session.read(&mut self.stream, scratch);
+        }
         match uninterrupted(|| self.stream.read(scratch)) {
             Ok(0) => ReadOutcome::Eof,
             // A short read means that the kernel has no more, and new bytes bring a new event.
@@ -60,8 +72,15 @@ impl Socket {
         }
     }
 
-    /// Writes once what the queue offers.
-    pub(super) fn write(&mut self, queue: &mut SendQueue) -> Written {
+    /// Writes once what the queue offers, through TLS where there is a session.
+    pub(super) fn write(
+        &mut self,
+        session: Option<&mut Session>,
+        queue: &mut SendQueue,
+    ) -> Written {
+        if let Some(session) = session {
+            return session.write(&mut self.stream, queue);
+        }
         // `send` is cheaper than `writev`, and a list of pieces costs its making.
         let (offered, result) = match queue.lone_piece() {
             Some(piece) => (piece.len(), uninterrupted(|| self.stream.write(piece))),
@@ -96,13 +115,16 @@ impl Socket {
     }
 
     /// Ends the outgoing direction. A failure shows when the socket is next used.
-    pub(super) fn shut_down_write(&self) {
+    pub(super) fn shut_down_write(&mut self, session: Option<&mut Session>) {
+        if let Some(session) = session {
+            session.close(&mut self.stream);
+        }
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 }
 
 /// Makes a system call again until no signal has come in between.
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+pub(super) fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::base::{DuplicateLogin, Limits, READ_BYTES_MAX, Secret};
+use crate::base::{DuplicateLogin, Limits, READ_BYTES_MAX};
 
 use super::config::Config;
 
@@ -201,6 +201,8 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
     values.extend([
         ("--token-secret-file", is_set(config.token_secret.as_ref())),
         ("--api-key-file", is_set(config.api_key.as_ref())),
+        ("--tls-cert", is_set(config.tls.as_ref())),
+        ("--tls-key", is_set(config.tls.as_ref())),
         ("--log-level", config.log_level.to_string().to_lowercase()),
     ]);
     values
@@ -272,8 +274,8 @@ fn room_values(limits: &Limits) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn is_set(secret: Option<&Secret>) -> String {
-    if secret.is_some() { "set" } else { "not set" }.to_owned()
+fn is_set<T>(option: Option<&T>) -> String {
+    if option.is_some() { "set" } else { "not set" }.to_owned()
 }
 
 fn duplicate_login(limits: &Limits) -> &'static str {
@@ -355,6 +357,7 @@ mod tests {
     use crate::ops::cli::Cli;
 
     use super::*;
+    use crate::base::Secret;
 
     fn text(args: &[&str], change: impl FnOnce(&mut Config)) -> String {
         let args = ["roomcast"].iter().chain(args);

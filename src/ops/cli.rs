@@ -338,6 +338,25 @@ pub struct Cli {
     #[arg(long, env = "ROOMCAST_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
+    /// File with the certificate of the public listeners in PEM, and those that it was signed with
+    /// behind it. With --tls-key the listeners speak TLS (wss, https) and nothing else.
+    #[arg(
+        long,
+        env = "ROOMCAST_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// File with the private key of --tls-cert, in PEM.
+    #[arg(
+        long,
+        env = "ROOMCAST_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
     /// Least important lines that are logged; RUST_LOG wins when it is set.
     #[arg(
         long,
@@ -446,12 +465,14 @@ fn adapt(arg: Arg) -> Arg {
 }
 
 /// Options with one value that is no number; a flag after them is a flag, not their value.
-const TEXT_OPTIONS: [&str; 6] = [
+const TEXT_OPTIONS: [&str; 8] = [
     "admin_listen",
     "heartbeat_text",
     "duplicate_login",
     "token_secret_file",
     "api_key_file",
+    "tls_cert",
+    "tls_key",
     "user",
 ];
 
@@ -605,8 +626,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 31);
-        assert_eq!(Cli::variables().len(), 31);
+        assert_eq!(options_len, 33);
+        assert_eq!(Cli::variables().len(), 33);
     }
 
     #[test]

@@ -17,11 +17,15 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::iter;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::LevelFilter;
+use rustls::ServerConfig;
 
 use crate::base::{AllowedOrigins, Glob, LimitError, Limits, OriginPattern, RoomName, Secret};
 
+use super::certificate;
 use super::cli::Cli;
 use super::command::TokenOptions;
 use super::secret;
@@ -49,6 +53,8 @@ pub struct Config {
     pub token_secret: Option<Secret>,
     /// What calls of the HTTP API must carry; `None` where they need no key.
     pub api_key: Option<Secret>,
+    /// What the public listeners speak TLS with; `None` where they speak plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// Least important lines that are logged.
     pub log_level: LevelFilter,
     /// Every other bound.
@@ -98,6 +104,11 @@ impl Config {
             .api_key_file
             .map(|path| secret::read_api_key(&path, warnings))
             .transpose()?;
+        let tls = cli
+            .tls_cert
+            .zip(cli.tls_key)
+            .map(|(cert, key)| certificate::read(&cert, &key, unix_ms(), warnings))
+            .transpose()?;
         let admin_listen = parse_admin_listener(&cli.admin_listen, &listen, api_key.as_ref())?;
         if cli.workers > WORKERS_MAX {
             return Err(ConfigError::new(
@@ -113,6 +124,7 @@ impl Config {
             workers: cli.workers,
             token_secret,
             api_key,
+            tls,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -196,6 +208,12 @@ impl From<LimitError> for ConfigError {
             rule,
         }
     }
+}
+
+/// The time on the wall.
+fn unix_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |time| time.as_millis() as u64)
 }
 
 fn parse_listeners(texts: &[String]) -> Result<Vec<SocketAddr>, ConfigError> {

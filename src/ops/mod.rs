@@ -9,6 +9,7 @@
 //! checked, and the `Limits` in it are fitted to the process by [`file_limit::raise_and_fit`].
 //! After start-up nobody sees the first.
 
+pub mod certificate;
 pub mod check;
 pub mod cli;
 pub mod command;

@@ -63,7 +63,7 @@ pub fn read_api_key(path: &Path, warnings: &mut Vec<String>) -> Result<Secret, C
     Ok(key)
 }
 
-fn read(
+pub(super) fn read(
     option: &'static str,
     path: &Path,
     warnings: &mut Vec<String>,
@@ -108,7 +108,7 @@ fn exposure_warning(option: &str, path: &Path, metadata: &Metadata) -> Option<St
     })
 }
 
-fn refusal(option: &'static str, path: &Path, rule: impl Into<String>) -> ConfigError {
+pub(super) fn refusal(option: &'static str, path: &Path, rule: impl Into<String>) -> ConfigError {
     // The debug form quotes, so that spaces and control characters can be seen.
     ConfigError::new(option, format!("{path:?}"), rule)
 }

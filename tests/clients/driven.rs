@@ -46,6 +46,14 @@ impl Driven {
         Self::spawn("Python websockets", command)
     }
 
+    /// The same over TLS, for a server whose certificate this file vouches for.
+    pub(crate) fn python_tls(url: &str, authority: &str) -> Self {
+        let mut command = Command::new(tool("python/bin/python"));
+        command.arg(script("websockets_client.py")).arg(url);
+        command.env("SSL_CERT_FILE", authority);
+        Self::spawn("Python websockets", command)
+    }
+
     /// The PyPI packages `cent`, which is Centrifugo's for back ends, and `requests`.
     pub(crate) fn backend(url: &str, key: &str) -> Self {
         let mut command = Command::new(tool("python/bin/python"));
@@ -57,6 +65,13 @@ impl Driven {
     pub(crate) fn node(url: &str) -> Self {
         let mut command = node_script("ws_client.mjs", "ws");
         command.arg(url);
+        Self::spawn("npm ws", command)
+    }
+
+    /// The same over TLS, for a server whose certificate this file vouches for.
+    pub(crate) fn node_tls(url: &str, authority: &str) -> Self {
+        let mut command = node_script("ws_client.mjs", "ws");
+        command.arg(url).env("NODE_EXTRA_CA_CERTS", authority);
         Self::spawn("npm ws", command)
     }
 

@@ -21,6 +21,7 @@
 )]
 
 mod api;
+mod certificate;
 mod client;
 mod daemon;
 mod envelope;
@@ -32,6 +33,7 @@ mod wire;
 mod witness;
 
 pub(crate) use api::{Api, error_of, history, post_request};
+pub(crate) use certificate::Certificate;
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use envelope::{json_member, next, publication};

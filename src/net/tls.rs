@@ -1,0 +1,183 @@
+//! TLS under a connection: the kernel carries records, the hub sees what is in them.
+//!
+//! Owns: the session of each TLS connection, with the ciphertext that the kernel has not taken.
+//! Never: reads a file (`ops::certificate` does) or knows what the content means.
+//!
+//! Invariants
+//! - A read goes on until the kernel has nothing more, or says that it has not: no event comes for
+//!   what was left.
+//! - Ciphertext is made of a queue's content only when all that was made before is written.
+//!
+//! A stream that ends without `close_notify` ends as one with it does: frames and bodies have
+//! lengths, so nothing can be cut off unnoticed (RFC 8446, section 6.1).
+
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+use rustls::{Error, InvalidMessage, ServerConfig, ServerConnection};
+
+use super::budget;
+use super::socket::{ReadOutcome, uninterrupted};
+use crate::conn::send_queue::SendQueue;
+use crate::hub::Written;
+
+/// The sessions of the TLS connections, by slot.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Vec<Option<Box<Session>>>);
+
+/// One TLS connection.
+#[derive(Debug)]
+pub(super) struct Session(ServerConnection);
+
+impl Sessions {
+    /// Adds the session of a connection.
+    pub(super) fn insert(&mut self, slot: u32, session: Session) {
+        let slot = slot as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(Box::new(session));
+    }
+
+    /// The session of a connection; `None` for one without TLS.
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Session> {
+        self.0.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Takes the session of a connection out.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Session>> {
+        self.0.get_mut(slot as usize)?.take()
+    }
+}
+
+impl Session {
+    /// The session of a connection that was just accepted.
+    ///
+    /// # Errors
+    /// When the configuration does not allow one.
+    pub(super) fn new(config: &Arc<ServerConfig>) -> Result<Self, Error> {
+        let mut session = ServerConnection::new(Arc::clone(config))?;
+        session.set_buffer_limit(Some(HELD_BYTES_MAX));
+        Ok(Self(session))
+    }
+
+    /// Whether the handshake is not over.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    /// Reads what has come, one step of the handshake at most.
+    pub(super) fn read(&mut self, stream: &mut TcpStream, scratch: &mut [u8]) -> ReadOutcome {
+        let mut len = 0;
+        for _ in 0..RECORD_READS_MAX {
+            match self.0.reader().read(&mut scratch[len..]) {
+                Ok(read) if read > 0 => {
+                    len += read;
+                    if len == scratch.len() {
+                        return ReadOutcome::Bytes(len, true);
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The end, with a `close_notify` or without. What came before it is told first.
+                Ok(_) | Err(_) if len == 0 => return ReadOutcome::Eof,
+                Ok(_) | Err(_) => return ReadOutcome::Bytes(len, true),
+            }
+            match uninterrupted(|| self.0.read_tls(stream)) {
+                Ok(0) if self.is_handshaking() => return ReadOutcome::Eof,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return match len {
+                        0 => ReadOutcome::Empty,
+                        len => ReadOutcome::Bytes(len, false),
+                    };
+                }
+                Err(_) => return ReadOutcome::Failed,
+            }
+            let was_handshaking = self.is_handshaking();
+            if let Err(error) = self.0.process_new_packets() {
+                self.refuse(stream, &error);
+                return ReadOutcome::Refused(error);
+            }
+            if self.flush(stream).is_err() {
+                return ReadOutcome::Failed;
+            }
+            if was_handshaking {
+                break;
+            }
+        }
+        match len {
+            0 => ReadOutcome::Again,
+            len => ReadOutcome::Bytes(len, true),
+        }
+    }
+
+    /// Writes once what the queue offers. The bytes told are those that the kernel took.
+    pub(super) fn write(&mut self, stream: &mut TcpStream, queue: &mut SendQueue) -> Written {
+        let mut bytes = 0;
+        loop {
+            match self.flush(stream) {
+                Ok(written) => bytes += written,
+                Err(_) => return Written::Failed,
+            }
+            let is_blocked = self.0.wants_write();
+            if is_blocked || queue.is_empty() || bytes >= WRITE_BYTES {
+                return Written::Bytes { bytes, is_blocked };
+            }
+            let mut slices = [IoSlice::new(&[]); budget::SLICES];
+            let filled = queue.fill(&mut slices);
+            match self.0.writer().write_vectored(&slices[..filled]) {
+                Ok(taken) if taken > 0 => queue.advance(taken),
+                _ => return Written::Failed,
+            }
+        }
+    }
+
+    /// Says that nothing follows, as far as the kernel takes it.
+    pub(super) fn close(&mut self, stream: &mut TcpStream) {
+        self.0.send_close_notify();
+        let _ = self.flush(stream);
+    }
+
+    /// Writes ciphertext for as long as the kernel takes some; returns how much that was.
+    fn flush(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+        let mut bytes = 0;
+        while self.0.wants_write() {
+            match uninterrupted(|| self.0.write_tls(stream)) {
+                Ok(0) => break,
+                Ok(written) => bytes += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Tells the peer why there is no session: by an alert, or in plain HTTP if what it speaks is
+    /// no TLS.
+    fn refuse(&mut self, stream: &mut TcpStream, error: &Error) {
+        let is_plain = matches!(
+            error,
+            Error::InvalidMessage(InvalidMessage::InvalidContentType)
+        );
+        if self.is_handshaking() && is_plain {
+            let _ = uninterrupted(|| stream.write(PLAIN_ANSWER));
+        } else {
+            let _ = self.flush(stream);
+        }
+    }
+}
+
+/// Content that may wait as ciphertext, in bytes. Four records.
+const HELD_BYTES_MAX: usize = 64 << 10;
+
+/// Ciphertext after which a write gives way to others.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Pieces taken from the kernel in one read. Each is a record or more, and 16 KiB at most.
+const RECORD_READS_MAX: usize = 32;
+
+/// What plain HTTP is answered.
+const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Content-Length: 35\r\nConnection: close\r\n\r\nthis port speaks TLS: use https://\n";
