@@ -14,6 +14,7 @@ use roomcast::daemon;
 use roomcast::ops::cli::Cli;
 use roomcast::ops::command::{Invocation, TokenOptions};
 use roomcast::ops::config::{Config, ConfigError};
+use roomcast::ops::systemd::PassedSockets;
 use roomcast::ops::{check, file_limit, log};
 use roomcast::verify;
 
@@ -28,7 +29,13 @@ fn main() -> ExitCode {
 
 /// Runs the daemon until it is told to stop.
 fn serve(cli: Cli) -> ExitCode {
-    let (config, warnings) = match Config::from_cli(cli) {
+    // Sockets come first: taking them changes the environment, and there is one thread yet.
+    let checked = PassedSockets::take().and_then(|passed| {
+        let (config, warnings) = Config::from_cli(cli)?;
+        passed.check(&config)?;
+        Ok((passed, config, warnings))
+    });
+    let (passed, config, warnings) = match checked {
         Ok(checked) => checked,
         Err(error) => return status(Err(error.into())),
     };
@@ -40,7 +47,7 @@ fn serve(cli: Cli) -> ExitCode {
         ::log::warn!("{warning}");
     }
     ::log::info!("roomcast {} starts", env!("CARGO_PKG_VERSION"));
-    let result = daemon::run(config);
+    let result = daemon::run(config, passed);
     drop(guard);
     status(result)
 }

@@ -26,9 +26,12 @@ pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
 use crate::base::{RoomBudget, ShardTotals};
 use crate::clock;
 use crate::hub::{Gate, Hub, NodeFigures};
-use crate::net::{Crew, EventLoop, EventSender, Listener, LoopError, Reports, control};
+use crate::net::{
+    Crew, EventLoop, EventSender, Listener, LoopError, Reports, Supervision, control,
+};
 use crate::ops::config::Config;
 use crate::ops::process::{CpuMeter, ProcessFigures, host_name};
+use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
 use crate::ops::{file_limit, signal};
 use crate::shard::RoomShard;
 use crate::worker::{Pool, mailbox};
@@ -80,7 +83,7 @@ impl Server {
     /// # Errors
     /// When a limit contradicts another, an address cannot be listened on or a thread not be made.
     pub fn start(config: Config) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        Self::build(config, None)
+        Self::build(config, PassedSockets::default(), None, None)
     }
 
     /// Starts a server that tells what happens, through a queue of `capacity` events. It waits for
@@ -95,7 +98,8 @@ impl Server {
         let (queue, receiver) = bounded(capacity.get());
         let missed_last = Arc::new(AtomicU64::new(0));
         let events = Events::new(receiver, Arc::clone(&missed_last));
-        let server = Self::build(config, Some(EventSender { queue, missed_last }))?;
+        let events_end = EventSender { queue, missed_last };
+        let server = Self::build(config, PassedSockets::default(), None, Some(events_end))?;
         Ok((server, events))
     }
 
@@ -131,6 +135,8 @@ impl Server {
 
     fn build(
         config: Config,
+        passed: PassedSockets,
+        supervision: Option<Supervision>,
         events: Option<EventSender>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let Config {
@@ -154,17 +160,24 @@ impl Server {
         let wants_events = events.is_some();
         let (control, orders) = control(Arc::clone(&waker), events);
         let mut listeners = Vec::new();
-        let mut addresses = Vec::new();
-        for address in listen {
-            listeners.push(Listener::bind(address, false)?);
-            addresses.push(listeners[listeners.len() - 1].address()?);
+        if passed.public.is_empty() {
+            for address in listen {
+                listeners.push(Listener::bind(address, false)?);
+            }
+        } else {
+            for socket in passed.public {
+                listeners.push(Listener::adopt(socket, false)?);
+            }
         }
-        let mut admin_address = None;
-        if let Some(address) = admin_listen {
-            let listener = Listener::bind(address, true)?;
-            admin_address = Some(listener.address()?);
-            listeners.push(listener);
-        }
+        let addresses = listeners.iter().map(Listener::address);
+        let addresses = addresses.collect::<io::Result<Vec<_>>>()?;
+        let admin = match (passed.admin, admin_listen) {
+            (Some(socket), _) => Some(Listener::adopt(socket, true)?),
+            (None, Some(address)) => Some(Listener::bind(address, true)?),
+            (None, None) => None,
+        };
+        let admin_address = admin.as_ref().map(Listener::address).transpose()?;
+        listeners.extend(admin);
         keep_freed_memory();
         let start = clock::read();
         let budget = RoomBudget::new(limits.rooms_max);
@@ -185,6 +198,7 @@ impl Server {
                 Box::new(move |hub, turns| metrics::render(hub, turns, &budget, &totals))
             },
             node: node(),
+            supervision,
         };
         let thread = thread::Builder::new().name("loop".into());
         let thread = if workers == 0 {
@@ -216,19 +230,35 @@ impl Server {
     }
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until it is told to stop. It serves on the sockets that were passed to it, and
+/// listens by itself where there is none.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
-    let server = Server::start(config).map_err(|error| -> Box<dyn Error> { error })?;
+pub fn run(config: Config, passed: PassedSockets) -> Result<(), Box<dyn Error>> {
+    let (public, admin) = (passed.public.len(), usize::from(passed.admin.is_some()));
+    if public + admin > 0 {
+        log::info!("sockets passed by the service manager: {public} public, {admin} admin");
+    }
+    let manager = Notifier::from_env();
+    let supervision = manager
+        .clone()
+        .map(|manager| Supervision::new(watchdog_interval(), move |text: &str| manager.tell(text)));
+    let server = Server::build(config, passed, supervision, None)
+        .map_err(|error| -> Box<dyn Error> { error })?;
     // Before the first line says that somebody listens: whoever reads it may send a signal.
-    watch_signals(server.handle())?;
+    watch_signals(server.handle(), manager.clone())?;
     for address in server.addresses() {
         log::info!("listening on {address} (public)");
     }
     if let Some(address) = server.admin_address() {
         log::info!("listening on {address} (admin)");
+    }
+    // A loop that counts has turned, with its listeners.
+    if let Some(manager) = manager
+        && server.handle().counters().is_ok()
+    {
+        manager.ready();
     }
     server.wait()?;
     log::info!("stopped");
@@ -236,12 +266,15 @@ pub fn run(config: Config) -> Result<(), Box<dyn Error>> {
 }
 
 /// The first signal ends the daemon in good order, the second at once.
-fn watch_signals(handle: Handle) -> io::Result<()> {
+fn watch_signals(handle: Handle, manager: Option<Notifier>) -> io::Result<()> {
     let was_told = AtomicBool::new(false);
     signal::watch(move || {
         if was_told.swap(true, Ordering::Relaxed) {
             handle.abort();
         } else {
+            if let Some(manager) = &manager {
+                manager.stopping();
+            }
             handle.shutdown();
         }
     })

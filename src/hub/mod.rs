@@ -450,6 +450,12 @@ impl<S> Hub<S> {
         self.table.len()
     }
 
+    /// Number of rooms with members.
+    #[must_use]
+    pub fn rooms_len(&self) -> usize {
+        self.members.rooms_len()
+    }
+
     /// What was counted, and the sizes as they are now.
     #[must_use]
     pub fn counters(&self) -> HubCounters {

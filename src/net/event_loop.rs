@@ -35,6 +35,7 @@ use super::control::{Order, Orders};
 use super::crew::Crew;
 use super::listener::{Accepted, Listener};
 use super::socket::{ReadOutcome, Socket};
+use super::supervision::{Sizes, Supervision};
 use super::tls::{Session, Sessions};
 use crate::base::{CloseReason, ConnId, Instant, Now, Severity};
 use crate::clock;
@@ -106,6 +107,8 @@ pub(crate) struct Reports {
     pub(crate) metrics: MetricsText,
     /// Looks up the figures of the node.
     pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
+    /// Who watches this loop, if anybody does.
+    pub(crate) supervision: Option<Supervision>,
 }
 
 impl<C: Crew> EventLoop<C> {
@@ -170,6 +173,7 @@ impl<C: Crew> EventLoop<C> {
             self.reap(now);
             self.orders.exchange_calls(now, &mut self.hub);
             self.orders.tell_events(&mut self.hub);
+            self.report(now);
             if self.crew.has_failed() {
                 return Err(LoopError::Worker);
             }
@@ -440,6 +444,17 @@ impl<C: Crew> EventLoop<C> {
 
     // Between the phases.
 
+    /// Shows whoever watches that this turn is over.
+    fn report(&mut self, now: Now) {
+        if let Some(supervision) = &mut self.reports.supervision {
+            let sizes = Sizes {
+                connections: self.hub.connections_len(),
+                rooms: self.hub.rooms_len(),
+            };
+            supervision.handle_turn(now.instant, sizes);
+        }
+    }
+
     /// Tells the hub how much room the workers' queues have.
     fn grant_credits(&mut self, now: Now) {
         for worker in 0..self.crew.len() {
@@ -477,12 +492,14 @@ impl<C: Crew> EventLoop<C> {
             .iter()
             .filter_map(|listener| listener.paused_until)
             .min();
+        let supervision = self.reports.supervision.as_ref();
         [
             self.hub.poll_timeout(),
             self.crew.poll_timeout(),
             paused,
             self.ending,
             self.orders.poll_timeout(now),
+            supervision.and_then(Supervision::poll_timeout),
         ]
         .into_iter()
         .flatten()

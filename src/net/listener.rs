@@ -1,4 +1,4 @@
-//! Listening sockets: bind, accept within a budget, pause when descriptors run out.
+//! Listening sockets: bind or adopt, accept within a budget, pause when descriptors run out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -77,13 +77,23 @@ impl Listener {
             is_admin,
             source,
         })?;
-        Ok(Self {
+        Ok(Self::new(socket, is_admin))
+    }
+
+    /// Takes over a socket that listens already. Connections that wait there are accepted.
+    pub(crate) fn adopt(socket: std::net::TcpListener, is_admin: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::new(TcpListener::from_std(socket), is_admin))
+    }
+
+    fn new(socket: TcpListener, is_admin: bool) -> Self {
+        Self {
             socket,
             is_admin,
             is_ready: false,
             is_exhausted: false,
             paused_until: None,
-        })
+        }
     }
 
     /// Where it listens.

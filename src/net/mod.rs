@@ -9,9 +9,11 @@ mod crew;
 mod event_loop;
 mod listener;
 mod socket;
+mod supervision;
 mod tls;
 
 pub(crate) use control::{Answer, Control, EventSender, NotTaken, control};
 pub(crate) use crew::Crew;
 pub(crate) use event_loop::{EventLoop, LoopCounters, LoopError, Reports};
 pub(crate) use listener::Listener;
+pub(crate) use supervision::Supervision;

@@ -63,18 +63,20 @@ impl Invocation {
                 args.remove(1);
                 Ok(Self::Verify(args))
             }
-            _ => {
-                // They are told to clap for the help text, and so that one that stands after an
-                // option is refused.
-                let command = Cli::command()
-                    .args_conflicts_with_subcommands(true)
-                    .disable_help_subcommand(true)
-                    .subcommand(Command::new("check").about(CHECK_ABOUT))
-                    .subcommand(Command::new("token").about(TOKEN_ABOUT))
-                    .subcommand(Command::new("verify").about(VERIFY_ABOUT));
-                Cli::try_from_command(command, args).map(Self::Serve)
-            }
+            _ => Cli::try_from_command(Self::command(), args).map(Self::Serve),
         }
+    }
+
+    /// The options of the daemon and the names of the subcommands. They are told to clap for the
+    /// help text and the manual, and so that one that stands after an option is refused.
+    #[must_use]
+    pub fn command() -> Command {
+        Cli::command()
+            .args_conflicts_with_subcommands(true)
+            .disable_help_subcommand(true)
+            .subcommand(Command::new("check").about(CHECK_ABOUT))
+            .subcommand(Command::new("token").about(TOKEN_ABOUT))
+            .subcommand(Command::new("verify").about(VERIFY_ABOUT))
     }
 }
 

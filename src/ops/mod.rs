@@ -1,5 +1,5 @@
-//! The rest of the outside world: command line, environment, log, file limit, and what the process
-//! uses.
+//! The rest of the outside world: command line, environment, log, file limit, service manager,
+//! and what the process uses.
 //!
 //! Floor 3. Owns: the subcommands ([`command::Invocation`]), how an operator's words become a
 //! checked [`config::Config`], and how the daemon's words reach the operator.
@@ -20,3 +20,4 @@ pub mod metrics;
 pub mod process;
 pub mod secret;
 pub mod signal;
+pub mod systemd;

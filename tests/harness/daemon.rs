@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub(crate) struct Start {
     args: Vec<String>,
     envs: Vec<(String, String)>,
     open_files_max: Option<(u64, u64)>,
+    passed: Vec<Arc<OwnedFd>>,
 }
 
 impl Start {
@@ -49,6 +51,33 @@ impl Start {
     pub(crate) fn open_files_max(mut self, soft: u64, hard: u64) -> Self {
         self.open_files_max = Some((soft, hard));
         self
+    }
+
+    /// Passes a socket as a service manager does, up to two of them. `LISTEN_FDS` is their number
+    /// unless it is given.
+    pub(crate) fn pass(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.passed.push(Arc::new(socket.into()));
+        assert!(self.passed.len() <= 2, "one way in and one way out");
+        self
+    }
+
+    /// Runs the daemon, which must end by itself, and returns its status and stderr.
+    pub(crate) fn run_to_exit(self) -> (ExitStatus, String) {
+        let mut child = self.spawn(false);
+        let log = Log::of(&mut child);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = child.try_wait().expect("a child of ours") {
+                log.wait_end();
+                return (status, log.lines().join("\n"));
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{self:?} still runs, log:\n{}", log.tail());
+            }
+            std::thread::park_timeout(Duration::from_millis(3));
+        }
     }
 
     /// Starts the daemon and waits until it listens.
@@ -73,22 +102,35 @@ impl Start {
 
     fn command(&self, with_defaults: bool) -> Command {
         let binary = env!("CARGO_BIN_EXE_roomcast");
-        let mut command = match self.open_files_max {
-            // The shell replaces itself, so the child's process id stays that of the daemon.
-            Some((soft, hard)) => {
-                let mut shell = Command::new("sh");
-                let script =
-                    format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, binary]);
-                shell
+        let mut script = String::new();
+        if let Some((soft, hard)) = self.open_files_max {
+            script.push_str(&format!("ulimit -S -n {soft} && ulimit -H -n {hard} && "));
+        }
+        if !self.passed.is_empty() {
+            // They come as standard input and output, and go where they are looked for.
+            script.push_str("exec 3<&0 </dev/null && ");
+            if self.passed.len() > 1 {
+                script.push_str("exec 4<&1 >/dev/null && ");
             }
-            None => Command::new(binary),
+            let count = self.passed.len();
+            script.push_str("export LISTEN_PID=$$ && ");
+            script.push_str(&format!("export LISTEN_FDS=${{LISTEN_FDS-{count}}} && "));
+        }
+        let mut command = if script.is_empty() {
+            Command::new(binary)
+        } else {
+            // The shell replaces itself, so the child's process id stays that of the daemon.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{script} exec \"$0\" \"$@\""), binary]);
+            shell
         };
         let ours = |name: &OsString| name.to_string_lossy().starts_with("ROOMCAST_");
         for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
             command.env_remove(name);
         }
-        command.env_remove("RUST_LOG");
+        for name in ["RUST_LOG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.args(&self.args);
         if with_defaults {
@@ -98,8 +140,22 @@ impl Start {
                 }
             }
         }
-        command.stdin(Stdio::null());
+        command.stdin(self.passed_as_stdio(0));
         command
+    }
+
+    fn spawn(&self, with_defaults: bool) -> Child {
+        let mut command = self.command(with_defaults);
+        command.stdout(self.passed_as_stdio(1));
+        command.stderr(Stdio::piped());
+        command.spawn().expect("the daemon's binary")
+    }
+
+    fn passed_as_stdio(&self, place: usize) -> Stdio {
+        let socket = self.passed.get(place);
+        socket.map_or_else(Stdio::null, |socket| {
+            socket.try_clone().expect("a free descriptor").into()
+        })
     }
 }
 
@@ -123,23 +179,7 @@ pub(crate) fn run_to_exit(args: &[&str], envs: &[(&str, &str)]) -> (ExitStatus, 
     for (name, value) in envs {
         start = start.env(name, value);
     }
-    let mut command = start.command(false);
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the daemon's binary");
-    let log = Log::of(&mut child);
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            log.wait_end();
-            return (status, log.lines().join("\n"));
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!("{args:?} {envs:?} still runs, log:\n{}", log.tail());
-        }
-        std::thread::park_timeout(Duration::from_millis(3));
-    }
+    start.run_to_exit()
 }
 
 /// A running daemon; killed and reaped on drop.
@@ -165,9 +205,7 @@ impl Daemon {
 
     fn spawn(start: &Start) -> Self {
         raise_open_files();
-        let mut command = start.command(true);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the daemon's binary");
+        let mut child = start.spawn(true);
         let log = Log::of(&mut child);
         let mut daemon = Self {
             child,
