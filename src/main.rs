@@ -6,7 +6,9 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser as _;
 use roomcast::auth::token::{self, MintError};
@@ -14,6 +16,7 @@ use roomcast::daemon;
 use roomcast::ops::cli::Cli;
 use roomcast::ops::command::{Invocation, TokenOptions};
 use roomcast::ops::config::{Config, ConfigError};
+use roomcast::ops::log::LogGuard;
 use roomcast::ops::systemd::PassedSockets;
 use roomcast::ops::{check, file_limit, log};
 use roomcast::verify;
@@ -39,17 +42,31 @@ fn serve(cli: Cli) -> ExitCode {
         Ok(checked) => checked,
         Err(error) => return status(Err(error.into())),
     };
-    let guard = match log::init(config.log_level) {
+    let guard = match start_log(&config) {
         Ok(guard) => guard,
-        Err(error) => return status(Err(error.into())),
+        Err(error) => return status(Err(error)),
     };
     for warning in warnings {
         ::log::warn!("{warning}");
     }
     ::log::info!("roomcast {} starts", env!("CARGO_PKG_VERSION"));
-    let result = daemon::run(config, passed);
+    let has_file = config.files.log.is_some();
+    let result = daemon::run(config, passed, guard.switch());
+    if let (Err(error), true) = (&result, has_file) {
+        ::log::error!("{}", chain(&**error));
+    }
     drop(guard);
     status(result)
+}
+
+fn start_log(config: &Config) -> Result<LogGuard, Box<dyn Error>> {
+    let file = config
+        .files
+        .log
+        .as_deref()
+        .map(log::open_file)
+        .transpose()?;
+    Ok(log::init(config.log_level, file)?)
 }
 
 /// Prints what the daemon would run with.
@@ -115,12 +132,27 @@ fn status(result: Result<(), Box<dyn Error>>) -> ExitCode {
 
 /// Prints an error with all its causes.
 fn complain(error: &dyn Error) {
-    let mut line = format!("roomcast: {error}");
+    let line = format!("roomcast: {}\n", chain(error));
+    let (done, is_done) = mpsc::sync_channel(1);
+    // A pipe that nobody reads must not keep the process from its end. Without standard error, or
+    // a thread, there is nobody to tell.
+    let _ = thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    let _ = is_done.recv_timeout(COMPLAINT_TIMEOUT);
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
+        text.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{line}");
+    text
 }
+
+/// How long the end waits for standard error to take a complaint.
+const COMPLAINT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -77,7 +77,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 31] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 33] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -238,6 +238,16 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 31] = [
         "api-key-file",
         ["one.key", "two.key"],
         ["api_key: Some(Secret)", "api_key: Some(Secret)"],
+    ),
+    (
+        "drain-timeout",
+        ["23s", "0"],
+        ["drain_timeout: 23s,", "drain_timeout: 0ns,"],
+    ),
+    (
+        "log-file",
+        ["one.log", "two.log"],
+        ["log: Some(\"one.log\")", "log: Some(\"two.log\")"],
     ),
     (
         "log-level",

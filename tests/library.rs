@@ -18,7 +18,11 @@ use serde_json::{Value, json};
 const WORKERS: [&str; 3] = ["--workers=0", "--workers=1", "--workers=3"];
 
 fn config(args: &[&str]) -> Config {
-    let defaults = ["--listen=127.0.0.1:0", "--admin-listen=off"];
+    let defaults = [
+        "--listen=127.0.0.1:0",
+        "--admin-listen=off",
+        "--drain-timeout=0",
+    ];
     Config::from_args(defaults.iter().chain(args).copied()).expect("a good configuration")
 }
 

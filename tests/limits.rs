@@ -375,7 +375,7 @@ fn an_address_in_use_is_named() {
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
 /// refused, if there is one. Those whose value is a file are [`FILE_OPTIONS`].
-const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
+const OPTIONS: [(&str, &str, &str, Option<&str>); 30] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
         "admin-listen",
@@ -414,6 +414,7 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 29] = [
     ("duplicate-login", "allow", "refuse", Some("maybe")),
     ("message-rate", "0", "1000", Some("fast")),
     ("message-burst", "twice", "2000", Some("tiny")),
+    ("drain-timeout", "30s", "1s", Some("slowly")),
     ("log-level", "info", "trace", Some("shout")),
 ];
 
@@ -422,6 +423,9 @@ const FILE_OPTIONS: [&str; 2] = ["token-secret-file", "api-key-file"];
 
 /// The same of those that must be given together, which `tests/tls.rs` tries.
 const PAIR_OPTIONS: [&str; 2] = ["tls-cert", "tls-key"];
+
+/// The one that names a file without a secret; `logs.rs` has its tests.
+const LOG_FILE: &str = "log-file";
 
 /// Long enough for a key and for a secret.
 const API_KEY: &str = "visible-in-no-output-of-any-kind";
@@ -702,17 +706,16 @@ fn help_states_every_option_with_default_and_variable() {
         );
         assert!(block.contains(&variable(option)), "--{option}: {block}");
     }
-    for option in FILE_OPTIONS.iter().chain(&PAIR_OPTIONS) {
+    let files = [&FILE_OPTIONS[..], &PAIR_OPTIONS, &[LOG_FILE]].concat();
+    for option in &files {
         let block = &blocks[*option];
         assert!(block.contains("FILE"), "--{option}: {block}");
         assert!(block.contains(&variable(option)), "--{option}: {block}");
     }
     // Nothing else is on offer but what every program has.
     for option in blocks.keys() {
-        let ours = OPTIONS.iter().any(|(name, ..)| name == option)
-            || [FILE_OPTIONS, PAIR_OPTIONS]
-                .concat()
-                .contains(&option.as_str());
+        let ours =
+            OPTIONS.iter().any(|(name, ..)| name == option) || files.contains(&option.as_str());
         assert!(
             ours || ["help", "version"].contains(&option.as_str()),
             "--{option}"

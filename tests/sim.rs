@@ -14,6 +14,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
+/// Steps of one seed before the node ends, where it does amid them.
+const STEPS_BEFORE_DRAIN: usize = 200;
+
 /// Steps of one seed before everything is let come to rest.
 const STEPS: usize = 600;
 
@@ -23,6 +26,23 @@ fn number(name: &str) -> Option<u64> {
             .parse()
             .unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}"))
     })
+}
+
+#[test]
+fn a_drain_closes_everybody_in_time_and_loses_nothing_over_many_seeds() {
+    let run = |seed, is_traced| World::new(seed, is_traced).run_and_drain(STEPS_BEFORE_DRAIN);
+    if let Some(seed) = number("ROOMCAST_SIM_SEED") {
+        run(seed, true);
+        return;
+    }
+    let seeds = number("ROOMCAST_SIM_SEEDS").unwrap_or(400) / 2;
+    for seed in 0..seeds {
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
+        assert!(
+            outcome.is_ok(),
+            "seed {seed} failed: run again with ROOMCAST_SIM_SEED={seed}"
+        );
+    }
 }
 
 #[test]

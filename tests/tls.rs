@@ -4,13 +4,14 @@
 mod driven;
 mod harness;
 
+use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 use driven::Driven;
-use harness::{Certificate, Daemon, Wire, Witness, http, run_to_exit};
+use harness::{Certificate, Daemon, Signal, Wire, Witness, http, run_to_exit, wait_until};
 
 const REQUEST: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -98,6 +99,29 @@ fn messages_of_every_size_go_both_ways() {
         second.expect("pong");
         daemon.wait_closes("normal", 1.0);
     }
+}
+
+#[test]
+fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
+    let [used, old, new] = ["ec", "ec", "rsa:2048"].map(Certificate::new);
+    fs::copy(used.cert(), old.cert()).expect("ours");
+    let daemon = start(&used, &[]);
+    let url = format!("wss://localhost:{}/echo", daemon.addr().port());
+    let mut before = Driven::python_tls(&url, &old.cert());
+    before.expect("open");
+    // A certificate without its key, then with it.
+    fs::copy(new.cert(), used.cert()).expect("ours");
+    daemon.signal(Signal::Hup);
+    daemon.wait_log("--tls-key is");
+    let text = openssl(&daemon, &old, &[]);
+    assert!(text.contains("HTTP/1.1 200"), "{text}");
+    fs::copy(new.key(), used.key()).expect("ours");
+    daemon.signal(Signal::Hup);
+    wait_until("the new certificate", || {
+        openssl(&daemon, &new, &[]).contains("HTTP/1.1 200")
+    });
+    before.order(&json!({"do": "text", "data": "still here"}));
+    assert_eq!(before.expect("text")["data"], "still here");
 }
 
 #[test]

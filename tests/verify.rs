@@ -103,6 +103,26 @@ fn a_calm_run_is_kept_and_every_delivery_is_counted() {
 }
 
 #[test]
+fn who_is_sent_away_stays_away_for_as_long_as_asked() {
+    let retry_ms = 800;
+    let fake = Fake::start(Plant::GoAway { retry_ms });
+    let arguments = "--secs 3 --cuts 0 --members 2 --publishers 1 --rate 50";
+    let run = Run::of(&format!("--url {} {arguments}", fake.url()));
+    assert!(fake.is_planted(), "{run:?}");
+    run.assert(0, &[]);
+    let absences = fake.absences();
+    assert_eq!(
+        absences.len(),
+        3,
+        "two members, one publisher: {absences:?}"
+    );
+    for absence in &absences {
+        assert!(absence.as_millis() >= 790, "{absences:?}");
+        assert!(absence.as_millis() < 2500, "{absences:?}");
+    }
+}
+
+#[test]
 fn members_that_are_cut_resume_where_they_were() {
     let fake = Fake::start(Plant::Nothing);
     let arguments = "--secs 2 --cuts 40 --members 8 --rooms 2 --rate 100 --size 200 --token a/b";

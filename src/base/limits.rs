@@ -75,6 +75,8 @@ pub struct Limits {
     pub message_rate: u32,
     /// `--message-burst`: how many of them may come at once.
     pub message_burst: u32,
+    /// `--drain-timeout`: how long the closes are spread when the daemon ends.
+    pub drain_timeout: Duration,
     /// How long a connection may linger after its close frame.
     pub close_linger: Duration,
     /// Jobs of one worker, waiting or being done.
@@ -121,6 +123,7 @@ impl Default for Limits {
             duplicate_login: DuplicateLogin::Allow,
             message_rate: 0,
             message_burst: 0,
+            drain_timeout: Duration::from_secs(30),
             close_linger: Duration::from_secs(3),
             jobs_max: 4096,
             effects_max: 4096,

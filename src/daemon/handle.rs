@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use rustls::ServerConfig;
 
-use crate::base::{ConnId, Limits, NameError, Position, RoomName, UserId};
+use crate::base::{ConnId, Limits, NameError, Position, RoomName, Secret, UserId};
 use crate::hub::{Event, HubCounters, ProgramCall, ProgramReply};
 use crate::net::{Answer, Control, NotTaken};
 use crate::wire::api::answer::ApiResult;
@@ -203,7 +204,8 @@ impl Handle {
         Ok(hub)
     }
 
-    /// Tells the server to end in good order: every connection is closed 3001. Does not wait; see
+    /// Tells the server to end in good order: every connection is closed 3001, spread over
+    /// `--drain-timeout` of its configuration, and told when to come back. Does not wait; see
     /// [`Server::wait`](super::Server::wait). Telling it again changes nothing.
     pub fn shutdown(&self) {
         self.control.stop();
@@ -212,6 +214,16 @@ impl Handle {
     /// Tells the server to end at once.
     pub(super) fn abort(&self) {
         self.control.abort();
+    }
+
+    /// Lets in with these secrets from now on; `None` leaves the old one.
+    pub(super) fn set_secrets(&self, token_secret: Option<Secret>, api_key: Option<Secret>) {
+        self.control.set_secrets(token_secret, api_key);
+    }
+
+    /// Speaks TLS with this to new connections.
+    pub(super) fn set_tls(&self, config: Arc<ServerConfig>) {
+        self.control.set_tls(config);
     }
 
     fn publish_to(

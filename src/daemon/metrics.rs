@@ -20,6 +20,11 @@ pub(super) fn render(
         hub.connections,
     )
     .gauge("websockets", "WebSockets open now.", hub.websockets)
+    .gauge(
+        "draining",
+        "1 while the daemon is ending, else 0.",
+        u8::from(hub.is_draining),
+    )
     .gauge("users", "Users with a connection now.", hub.users)
     .gauge("members", "Memberships now.", hub.members)
     .gauge("rooms", "Rooms with members now.", hub.rooms)

@@ -3,6 +3,7 @@
 //! Floor 4. Wires and does not choose: what a part does is decided in the part. [`Server`] is the
 //! daemon inside a program, [`run`] the program that is nothing else.
 
+mod chores;
 mod crews;
 mod handle;
 mod metrics;
@@ -21,6 +22,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
+use self::chores::{Chore, Chores};
 use self::crews::{Inline, Threads};
 pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
 use crate::base::{RoomBudget, ShardTotals};
@@ -31,8 +33,9 @@ use crate::net::{
 };
 use crate::ops::config::Config;
 use crate::ops::process::{CpuMeter, ProcessFigures, host_name};
+use crate::ops::signal::{self, Request};
 use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
-use crate::ops::{file_limit, signal};
+use crate::ops::{file_limit, log::LogSwitch};
 use crate::shard::RoomShard;
 use crate::worker::{Pool, mailbox};
 
@@ -231,11 +234,12 @@ impl Server {
 }
 
 /// Runs the daemon until it is told to stop. It serves on the sockets that were passed to it, and
-/// listens by itself where there is none.
+/// listens by itself where there is none. `log` is the way to another log file.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn run(config: Config, passed: PassedSockets) -> Result<(), Box<dyn Error>> {
+pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), Box<dyn Error>> {
+    let files = config.files.clone();
     let (public, admin) = (passed.public.len(), usize::from(passed.admin.is_some()));
     if public + admin > 0 {
         log::info!("sockets passed by the service manager: {public} public, {admin} admin");
@@ -247,7 +251,8 @@ pub fn run(config: Config, passed: PassedSockets) -> Result<(), Box<dyn Error>> 
     let server = Server::build(config, passed, supervision, None)
         .map_err(|error| -> Box<dyn Error> { error })?;
     // Before the first line says that somebody listens: whoever reads it may send a signal.
-    watch_signals(server.handle(), manager.clone())?;
+    let chores = Chores::start(server.handle(), files, log, manager.clone())?;
+    watch_signals(server.handle(), chores, manager.clone())?;
     for address in server.addresses() {
         log::info!("listening on {address} (public)");
     }
@@ -265,13 +270,14 @@ pub fn run(config: Config, passed: PassedSockets) -> Result<(), Box<dyn Error>> 
     Ok(())
 }
 
-/// The first signal ends the daemon in good order, the second at once.
-fn watch_signals(handle: Handle, manager: Option<Notifier>) -> io::Result<()> {
+/// The first signal to stop ends the daemon in good order, the second at once.
+fn watch_signals(handle: Handle, chores: Chores, manager: Option<Notifier>) -> io::Result<()> {
     let was_told = AtomicBool::new(false);
-    signal::watch(move || {
-        if was_told.swap(true, Ordering::Relaxed) {
-            handle.abort();
-        } else {
+    signal::watch(move |request| match request {
+        Request::Reload => chores.ask(Chore::Reload),
+        Request::Status => chores.ask(Chore::Status),
+        Request::Stop if was_told.swap(true, Ordering::Relaxed) => handle.abort(),
+        Request::Stop => {
             if let Some(manager) = &manager {
                 manager.stopping();
             }

@@ -17,6 +17,8 @@ pub struct HubCounters {
     pub websockets: usize,
     /// Users with a connection now.
     pub users: usize,
+    /// Whether the end has begun.
+    pub is_draining: bool,
     /// Connections let in.
     pub accepted: u64,
     /// Connections dropped unheard for want of room.
@@ -57,6 +59,7 @@ impl Default for HubCounters {
             rooms: 0,
             websockets: 0,
             users: 0,
+            is_draining: false,
             accepted: 0,
             dropped: 0,
             upgrades: 0,

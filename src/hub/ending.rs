@@ -1,5 +1,8 @@
 //! The way out: from a reason to a close frame, to silence, to the reaper.
 
+use std::borrow::Cow;
+
+use super::fanout::push_skips;
 use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Instant, Now, RoomName};
 use crate::conn::heartbeat::Due;
@@ -30,9 +33,20 @@ impl<S> Hub<S> {
         if conn.is_ending() {
             return;
         }
+        // Who is sent away by a daemon that ends is told when to come back.
+        let is_shutdown = reason == CloseReason::Shutdown;
+        let retry_ms = if is_shutdown {
+            self.stage.retry_ms(&mut self.prng)
+        } else {
+            None
+        };
+        let words = match retry_ms {
+            Some(retry_ms) => format!("{text} retry_ms={retry_ms}").into(),
+            None => Cow::Borrowed(text),
+        };
         let (Some(_), Some(open)) = (reason.code(), conn.open()) else {
             if conn.is_joining() {
-                self.refuse_joining(now, id, reason, (code, text));
+                self.refuse_joining(now, id, reason, (code, &words));
             } else if conn.is_in_head() || conn.is_in_body() {
                 self.end(id, reason);
             }
@@ -52,10 +66,21 @@ impl<S> Hub<S> {
                 deadline = deadline.max(now.instant + self.limits.write_timeout);
             }
         }
-        if is_json {
-            conn.queue.push_whole(&raw::closing(code, text));
+        if is_shutdown {
+            // What it is owed goes out first, at the pace of its reader.
+            if conn.set_owes_skips(false) {
+                push_skips(&mut self.members, conn);
+            }
+            if !conn.queue.is_empty() {
+                deadline = deadline.max(now.instant + self.limits.write_timeout);
+            }
         }
-        conn.push_close(code, text);
+        if is_json {
+            conn.queue.push_whole(&raw::closing(code, text, retry_ms));
+            conn.push_close(code, text);
+        } else {
+            conn.push_close(code, &words);
+        }
         self.start_closing(id, reason, deadline, false);
     }
 

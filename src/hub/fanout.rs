@@ -9,7 +9,7 @@ use crate::base::{CloseReason, ConnId, Delivery, Now, RoomName};
 use crate::conn::Connection;
 use crate::conn::pressure::{Level, Verdict, judge};
 use crate::exchange::Broadcast;
-use crate::room::members::Member;
+use crate::room::members::{Member, Members};
 use crate::wire::frame::Frames;
 use crate::wire::raw;
 
@@ -75,16 +75,20 @@ impl<S> Hub<S> {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let conn = &mut entry.conn;
-        self.members.take_skips(id.slot, |room, skipped, form| {
-            // A raw member cannot be told in band; its count stands in the log and the metrics.
-            if form.is_json() {
-                conn.queue
-                    .push_whole(&raw::skipped(room, u64::from(skipped)));
-            }
-        });
-        mark_dirty(conn, &mut self.dirty);
+        push_skips(&mut self.members, &mut entry.conn);
+        mark_dirty(&mut entry.conn, &mut self.dirty);
     }
+}
+
+/// Queues what a member is to be told of skips, and forgets them.
+pub(super) fn push_skips(members: &mut Members, conn: &mut Connection) {
+    members.take_skips(conn.id.slot, |room, skipped, form| {
+        // A raw member cannot be told in band; its count stands in the log and the metrics.
+        if form.is_json() {
+            conn.queue
+                .push_whole(&raw::skipped(room, u64::from(skipped)));
+        }
+    });
 }
 
 /// Queues publications for one member, if its queue has room.

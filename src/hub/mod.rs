@@ -17,7 +17,7 @@
 //! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what
 //! it missed, `dispatch` turns messages into jobs and takes effects, `echo` answers without,
 //! `fanout` fills send queues,
-//! `ending` is the way out.
+//! `ending` is the way out of a connection, `drain` that of the daemon.
 
 mod admission;
 mod api;
@@ -25,6 +25,7 @@ mod call;
 mod calls;
 mod counters;
 mod dispatch;
+mod drain;
 mod echo;
 mod ending;
 mod events;
@@ -44,6 +45,7 @@ use self::admission::Admission;
 use self::calls::Calls;
 pub use self::calls::{Inquiry, NodeFigures, ProgramCall, ProgramReply};
 pub use self::counters::HubCounters;
+use self::drain::Stage;
 pub use self::events::Event;
 use self::jobs::{Jobs, Waiter};
 use self::table::Table;
@@ -89,7 +91,7 @@ pub struct Hub<S> {
     start: Instant,
     /// What raw connections get as a heartbeat.
     heartbeat: Arc<Frames>,
-    is_draining: bool,
+    stage: Stage,
 }
 
 /// Who may come in.
@@ -184,7 +186,7 @@ impl<S> Hub<S> {
             prng,
             start,
             heartbeat,
-            is_draining: false,
+            stage: Stage::Serving,
         }
     }
 
@@ -308,6 +310,7 @@ impl<S> Hub<S> {
     /// Time has passed: looks at up to `budget` connections that are due. Those left over are due
     /// still, and [`Hub::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Now, budget: usize) {
+        self.go_on_ending(now);
         for _ in 0..budget {
             let Some(slot) = self.wheel.poll_expired(now.instant) else {
                 return;
@@ -328,21 +331,11 @@ impl<S> Hub<S> {
         }
     }
 
-    /// The daemon is ending: closes every connection and lets in no more.
-    pub fn handle_shutdown(&mut self, now: Now) {
-        self.is_draining = true;
-        let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
-        for id in ids {
-            self.close(now, id, CloseReason::Shutdown);
-        }
-    }
-
-    /// The daemon waits no longer: ends every connection as it is.
-    pub fn handle_abort(&mut self) {
-        let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
-        for id in ids {
-            self.end(id, CloseReason::Shutdown);
-        }
+    /// New secrets, for whoever comes from now on; `None` leaves the old one.
+    pub fn handle_secrets(&mut self, token_secret: Option<Secret>, api_key: Option<Secret>) {
+        let gate = &mut self.gate;
+        gate.token_secret = token_secret.or_else(|| gate.token_secret.take());
+        gate.api_key = api_key.or_else(|| gate.api_key.take());
     }
 
     // Outputs.
@@ -425,7 +418,8 @@ impl<S> Hub<S> {
     /// When [`Hub::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        let deadlines = [self.wheel.next_deadline(), self.next_step_of_end()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Whether there is something to do without any further input: the shell must not sleep.
@@ -437,6 +431,7 @@ impl<S> Hub<S> {
             || !self.inquiries.is_empty()
             || self.calls.can_go_on(&self.limits)
             || self.jobs.has_ready()
+            || self.can_go_on_ending()
     }
 
     /// The socket of a connection.
@@ -465,6 +460,7 @@ impl<S> Hub<S> {
             rooms: self.members.rooms_len(),
             websockets: self.open_len,
             users: self.users.len(),
+            is_draining: self.is_draining(),
             ..self.counters.clone()
         }
     }
@@ -509,6 +505,7 @@ impl<S> Hub<S> {
     }
 
     fn handle_drained(&mut self, now: Now, id: ConnId) -> SocketAction {
+        let is_ending = self.is_ending();
         let Some(entry) = self.table.get_mut(id) else {
             return SocketAction::None;
         };
@@ -524,7 +521,7 @@ impl<S> Hub<S> {
                     self.resume(id);
                 }
             }
-            AfterDrain::NextRequest if self.is_draining => {
+            AfterDrain::NextRequest if is_ending => {
                 self.end(id, CloseReason::Shutdown);
             }
             AfterDrain::NextRequest => {

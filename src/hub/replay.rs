@@ -61,6 +61,10 @@ impl<S> Hub<S> {
             conn.queue.push_whole(&frames);
         }
         if conn.note_joined() {
+            if self.is_draining() {
+                self.close(now, id, CloseReason::Shutdown);
+                return;
+            }
             self.open_up(now, id);
         }
     }

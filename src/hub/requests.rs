@@ -158,7 +158,7 @@ impl<S> Hub<S> {
         // A body is nobody's business but the API's: the answer goes out and the connection ends.
         let has_body = has_body(&request);
         let is_call = endpoint == Some(Endpoint::Api) && request.method() == Method::POST;
-        let is_kept = keeps_alive(&request) && (!has_body || is_call) && !self.is_draining;
+        let is_kept = keeps_alive(&request) && (!has_body || is_call) && self.may_stay(entrance);
         let manner = Manner {
             is_head_request: request.method() == Method::HEAD,
             end: match entrance {
@@ -189,7 +189,7 @@ impl<S> Hub<S> {
                 self.answer(now, id, &response, rest, manner);
             }
             Endpoint::Health | Endpoint::Ready => {
-                let response = if self.is_draining {
+                let response = if self.is_draining() {
                     Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
                 } else {
                     Response::plain(StatusCode::OK, "ok")
@@ -239,7 +239,7 @@ impl<S> Hub<S> {
         {
             entry.conn.set_browser();
         }
-        if is_foreign || self.is_draining {
+        if is_foreign || self.is_draining() {
             let response = if is_foreign {
                 Response::plain(StatusCode::FORBIDDEN, "this origin is not allowed\n")
             } else {

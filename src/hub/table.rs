@@ -79,6 +79,11 @@ impl<S> Table<S> {
         self.slots.get(slot as usize).map(|entry| entry.conn.id)
     }
 
+    /// One more than the highest slot that was ever in use.
+    pub(super) fn slots_end(&self) -> u32 {
+        self.generations.len() as u32
+    }
+
     /// The connection in a slot that is known to be in use.
     #[inline]
     pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Connection> {

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use rustls::ServerConfig;
 use slab::Slab;
 
 use super::event_loop::LoopCounters;
 use super::socket::Socket;
-use crate::base::{Instant, Now};
+use crate::base::{Instant, Now, Secret};
 use crate::hub::{Event, Hub, HubCounters, ProgramCall, ProgramReply};
 
 /// Asks things of a running loop, from any thread.
@@ -35,6 +36,13 @@ pub(super) enum Order {
     Abort,
     /// Say what was counted.
     Count(Sender<(HubCounters, LoopCounters)>),
+    /// Let in with these secrets from now on; `None` leaves the old one.
+    Secrets {
+        token_secret: Option<Secret>,
+        api_key: Option<Secret>,
+    },
+    /// Speak TLS with this to new connections.
+    Tls(Arc<ServerConfig>),
 }
 
 /// What stands in line with the calls.
@@ -74,8 +82,8 @@ pub(crate) struct Orders {
     _alive: Sender<()>,
     orders: Receiver<Order>,
     calls: Receiver<Item>,
-    /// Once told to end: until when calls in progress are waited for.
-    stopping: Option<Instant>,
+    /// Told to end.
+    is_stopping: bool,
     /// Calls in progress.
     replies: Slab<Sender<ProgramReply>>,
     events: Option<EventSender>,
@@ -108,7 +116,7 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
         _alive: alive,
         orders: orders_end,
         calls: calls_end,
-        stopping: None,
+        is_stopping: false,
         replies: Slab::new(),
         events,
         missed: 0,
@@ -147,6 +155,19 @@ impl Control {
             ended: self.ended.clone(),
         }
         .wait()
+    }
+
+    /// Lets in with these secrets from now on; `None` leaves the old one.
+    pub(crate) fn set_secrets(&self, token_secret: Option<Secret>, api_key: Option<Secret>) {
+        self.order(Order::Secrets {
+            token_secret,
+            api_key,
+        });
+    }
+
+    /// Speaks TLS with this to new connections.
+    pub(crate) fn set_tls(&self, config: Arc<ServerConfig>) {
+        self.order(Order::Tls(config));
     }
 
     /// Hands a call over.
@@ -207,13 +228,13 @@ impl Orders {
     /// Hands calls to the hub for as long as it has places, and its answers to those who wait.
     pub(super) fn exchange_calls(&mut self, now: Now, hub: &mut Hub<Socket>) {
         for _ in 0..CALLS_PER_TURN {
-            if !hub.may_take_call() || self.stopping.is_some() {
+            if !hub.may_take_call() || self.is_stopping {
                 break;
             }
             let Request { call, reply } = match self.calls.try_recv() {
                 Ok(Item::Call(request)) => request,
                 Ok(Item::Stop) => {
-                    self.stopping = Some(now.instant + STOP_PATIENCE);
+                    self.is_stopping = true;
                     break;
                 }
                 Err(_) => break,
@@ -231,13 +252,12 @@ impl Orders {
 
     /// Whether the hub could be given a call.
     pub(super) fn has_backlog(&self, hub: &Hub<Socket>) -> bool {
-        !self.calls.is_empty() && hub.may_take_call() && self.stopping.is_none()
+        !self.calls.is_empty() && hub.may_take_call() && !self.is_stopping
     }
 
-    /// Whether the time to end has come: told to, and no call in progress any more.
-    pub(super) fn wants_stop(&self, now: Now, hub: &Hub<Socket>) -> bool {
-        self.stopping
-            .is_some_and(|until| hub.calls_len() == 0 || now.instant >= until)
+    /// Whether the loop was told to end, behind all calls that were made before.
+    pub(super) fn wants_stop(&self) -> bool {
+        self.is_stopping
     }
 
     /// Passes on what has happened.
@@ -257,13 +277,9 @@ impl Orders {
         }
     }
 
-    /// When to look again, whether there is room to tell what was missed, or whether to end.
+    /// When to look again whether there is room to tell what was missed.
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let retry = (self.missed > 0).then(|| now + MISSED_RETRY);
-        [retry, self.stopping.filter(|until| *until > now)]
-            .into_iter()
-            .flatten()
-            .min()
+        (self.missed > 0).then(|| now + MISSED_RETRY)
     }
 }
 
@@ -281,9 +297,6 @@ const ORDERS_MAX: usize = 16;
 
 /// How often to try to tell what was missed, while nothing else happens.
 const MISSED_RETRY: Duration = Duration::from_millis(50);
-
-/// How long calls in progress are waited for before the end.
-const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Calls taken in one turn of the loop, so that a program that calls without end starves nobody.
 const CALLS_PER_TURN: usize = 256;

@@ -33,13 +33,14 @@ use rustls::ServerConfig;
 use super::budget;
 use super::control::{Order, Orders};
 use super::crew::Crew;
+use super::farewell::FarewellLog;
 use super::listener::{Accepted, Listener};
 use super::socket::{ReadOutcome, Socket};
 use super::supervision::{Sizes, Supervision};
 use super::tls::{Session, Sessions};
-use crate::base::{CloseReason, ConnId, Instant, Now, Severity};
+use crate::base::{CloseReason, ConnId, Instant, Now};
 use crate::clock;
-use crate::hub::{Farewell, Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
+use crate::hub::{Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
 
 /// The loop with everything it owns.
 pub(crate) struct EventLoop<C> {
@@ -52,6 +53,7 @@ pub(crate) struct EventLoop<C> {
     sessions: Sessions,
     orders: Orders,
     reports: Reports,
+    farewells: FarewellLog,
     /// Sockets to read, each once.
     readable: VecDeque<ConnId>,
     scratch: Box<[u8]>,
@@ -142,6 +144,7 @@ impl<C: Crew> EventLoop<C> {
             sessions: Sessions::default(),
             orders,
             reports,
+            farewells: FarewellLog::default(),
             readable: VecDeque::new(),
             scratch: vec![0; budget::READ_BYTES].into(),
             counters: LoopCounters::default(),
@@ -171,6 +174,7 @@ impl<C: Crew> EventLoop<C> {
             self.flush(now);
             self.answer_inquiries(now);
             self.reap(now);
+            self.end_if_drained(now);
             self.orders.exchange_calls(now, &mut self.hub);
             self.orders.tell_events(&mut self.hub);
             self.report(now);
@@ -180,6 +184,7 @@ impl<C: Crew> EventLoop<C> {
             if self.is_done(now) {
                 // Those whose end was not waited for were reaped just now.
                 self.orders.tell_events(&mut self.hub);
+                self.farewells.tell_held_back();
                 return Ok(self.crew);
             }
         }
@@ -241,6 +246,11 @@ impl<C: Crew> EventLoop<C> {
                     // Whoever asked may have lost interest.
                     let _ = reply.try_send((self.hub.counters(), self.counters));
                 }
+                Order::Secrets {
+                    token_secret,
+                    api_key,
+                } => self.hub.handle_secrets(token_secret, api_key),
+                Order::Tls(config) => self.tls = Some(config),
                 Order::Abort => {
                     log::info!("told twice to stop: ending at once");
                     self.begin_to_end(now);
@@ -249,7 +259,16 @@ impl<C: Crew> EventLoop<C> {
             }
         }
         self.orders.exchange_calls(now, &mut self.hub);
-        if self.orders.wants_stop(now, &self.hub) {
+        if self.orders.wants_stop() && !self.hub.is_draining() {
+            let left = self.hub.counters().websockets;
+            log::info!("draining: {left} WebSockets to close");
+            self.hub.handle_shutdown(now);
+        }
+    }
+
+    /// Once no WebSocket is left, nobody needs to be told any more that the daemon is draining.
+    fn end_if_drained(&mut self, now: Now) {
+        if self.ending.is_none() && self.hub.is_drained() {
             self.begin_to_end(now);
         }
     }
@@ -259,10 +278,10 @@ impl<C: Crew> EventLoop<C> {
             return;
         }
         let left = self.hub.connections_len();
-        log::info!("stopping: {left} connections to close");
+        log::info!("stopping: {left} connections left");
         self.listeners.clear();
         self.ending = Some(now.instant + ENDING_MAX);
-        self.hub.handle_shutdown(now);
+        self.hub.handle_end(now);
     }
 
     fn accept(&mut self, now: Now) {
@@ -432,9 +451,10 @@ impl<C: Crew> EventLoop<C> {
             }
             // Closing the descriptor takes it out of the poll.
             drop(socket);
-            say_farewell(now.instant, &farewell);
+            self.farewells.say(now.instant, &farewell);
             is_any = true;
         }
+        self.farewells.tell_if_due(now.instant);
         if is_any {
             for listener in &mut self.listeners {
                 listener.paused_until = None;
@@ -498,6 +518,7 @@ impl<C: Crew> EventLoop<C> {
             self.crew.poll_timeout(),
             paused,
             self.ending,
+            self.farewells.poll_timeout(),
             self.orders.poll_timeout(now),
             supervision.and_then(Supervision::poll_timeout),
         ]
@@ -558,36 +579,10 @@ fn register(poll: &Poll, hub: &mut Hub<Socket>, id: ConnId) {
         .registry()
         .register(&mut socket.stream, token, interest)
     {
-        log::warn!("a connection cannot be polled: {error}");
+        // Its end, for an internal reason, is a warning, and those are limited.
+        log::debug!("a connection cannot be polled: {error}");
         hub.handle_eof(id, CloseReason::Internal);
     }
-}
-
-fn say_farewell(now: Instant, farewell: &Farewell) {
-    let level = match farewell.reason.severity() {
-        Severity::Ordinary => log::Level::Debug,
-        Severity::Notable => log::Level::Info,
-        Severity::Warning => log::Level::Warn,
-    };
-    let Farewell {
-        id,
-        peer,
-        reason,
-        code,
-        opened_at,
-        traffic,
-    } = farewell;
-    log::log!(
-        level,
-        "closed id={id} peer={peer} reason={} code={code} age={:.3}s rx={}B/{} tx={}B/{} skipped={}",
-        reason.label(),
-        now.saturating_duration_since(*opened_at).as_secs_f64(),
-        traffic.received_bytes,
-        traffic.received_messages,
-        traffic.sent_bytes,
-        traffic.deliveries,
-        traffic.skipped,
-    );
 }
 
 /// Tokens that are no connection's: its slot is never `u32::MAX`.

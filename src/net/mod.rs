@@ -7,6 +7,7 @@ mod budget;
 mod control;
 mod crew;
 mod event_loop;
+mod farewell;
 mod listener;
 mod socket;
 mod supervision;

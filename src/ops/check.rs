@@ -203,6 +203,12 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
         ("--api-key-file", is_set(config.api_key.as_ref())),
         ("--tls-cert", is_set(config.tls.as_ref())),
         ("--tls-key", is_set(config.tls.as_ref())),
+        ("--drain-timeout", duration(config.limits.drain_timeout)),
+        (
+            "--log-file",
+            (config.files.log.as_ref())
+                .map_or_else(|| "standard error".to_owned(), |path| format!("{path:?}")),
+        ),
         ("--log-level", config.log_level.to_string().to_lowercase()),
     ]);
     values

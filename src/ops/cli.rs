@@ -357,6 +357,22 @@ pub struct Cli {
     )]
     pub tls_key: Option<PathBuf>,
 
+    /// Time over which SIGTERM spreads the closes of all connections; 0 closes them at once. What
+    /// stops the daemon must wait 5s longer than this before it kills. Costs no memory.
+    #[arg(
+        long,
+        env = "ROOMCAST_DRAIN_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = parse_duration
+    )]
+    pub drain_timeout: Duration,
+
+    /// File for the log, appended to and opened anew on SIGHUP [default: standard error]. Lines
+    /// that wait for it take up to 16MiB, as they would for standard error.
+    #[arg(long, env = "ROOMCAST_LOG_FILE", value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
     /// Least important lines that are logged; RUST_LOG wins when it is set.
     #[arg(
         long,
@@ -465,7 +481,7 @@ fn adapt(arg: Arg) -> Arg {
 }
 
 /// Options with one value that is no number; a flag after them is a flag, not their value.
-const TEXT_OPTIONS: [&str; 8] = [
+const TEXT_OPTIONS: [&str; 9] = [
     "admin_listen",
     "heartbeat_text",
     "duplicate_login",
@@ -473,6 +489,7 @@ const TEXT_OPTIONS: [&str; 8] = [
     "api_key_file",
     "tls_cert",
     "tls_key",
+    "log_file",
     "user",
 ];
 
@@ -626,8 +643,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 33);
-        assert_eq!(Cli::variables().len(), 33);
+        assert_eq!(options_len, 35);
+        assert_eq!(Cli::variables().len(), 35);
     }
 
     #[test]

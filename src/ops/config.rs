@@ -17,6 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::iter;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,10 +56,25 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// What the public listeners speak TLS with; `None` where they speak plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Files that SIGHUP reads or opens again.
+    pub files: ConfigFiles,
     /// Least important lines that are logged.
     pub log_level: LevelFilter,
     /// Every other bound.
     pub limits: Limits,
+}
+
+/// The files that options name; `None` where the option is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigFiles {
+    /// `--token-secret-file`.
+    pub token_secret: Option<PathBuf>,
+    /// `--api-key-file`.
+    pub api_key: Option<PathBuf>,
+    /// `--tls-cert` and `--tls-key`.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// `--log-file`; the daemon's own, a library leaves it alone.
+    pub log: Option<PathBuf>,
 }
 
 impl Config {
@@ -96,18 +112,20 @@ impl Config {
 
     fn check(cli: Cli, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
         let listen = parse_listeners(&cli.listen)?;
-        let token_secret = cli
-            .token_secret_file
-            .map(|path| secret::read_token_secret(&path, warnings))
+        let files = ConfigFiles {
+            token_secret: cli.token_secret_file,
+            api_key: cli.api_key_file,
+            tls: cli.tls_cert.zip(cli.tls_key),
+            log: cli.log_file,
+        };
+        let token_secret = (files.token_secret.as_ref())
+            .map(|path| secret::read_token_secret(path, warnings))
             .transpose()?;
-        let api_key = cli
-            .api_key_file
-            .map(|path| secret::read_api_key(&path, warnings))
+        let api_key = (files.api_key.as_ref())
+            .map(|path| secret::read_api_key(path, warnings))
             .transpose()?;
-        let tls = cli
-            .tls_cert
-            .zip(cli.tls_key)
-            .map(|(cert, key)| certificate::read(&cert, &key, unix_ms(), warnings))
+        let tls = (files.tls.as_ref())
+            .map(|(cert, key)| certificate::read(cert, key, unix_ms(), warnings))
             .transpose()?;
         let admin_listen = parse_admin_listener(&cli.admin_listen, &listen, api_key.as_ref())?;
         if cli.workers > WORKERS_MAX {
@@ -125,6 +143,7 @@ impl Config {
             token_secret,
             api_key,
             tls,
+            files,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -153,6 +172,7 @@ impl Config {
                 message_burst: cli
                     .message_burst
                     .unwrap_or_else(|| cli.message_rate.saturating_mul(2)),
+                drain_timeout: cli.drain_timeout,
                 ..Limits::default()
             },
         };
@@ -412,6 +432,8 @@ mod tests {
             "--duplicate-login=refuse",
             "--message-rate=20",
             "--message-burst=21",
+            "--drain-timeout=22s",
+            "--log-file=/var/log/roomcast.log",
             "--workers=0",
             "--log-level=trace",
             "--admin-listen=off",
@@ -446,6 +468,14 @@ mod tests {
         assert_eq!(limits.gzip_bytes_min, 19);
         assert_eq!(limits.duplicate_login, DuplicateLogin::Refuse);
         assert_eq!((limits.message_rate, limits.message_burst), (20, 21));
+        assert_eq!(limits.drain_timeout, Duration::from_secs(22));
+        assert_eq!(
+            config.files,
+            ConfigFiles {
+                log: Some("/var/log/roomcast.log".into()),
+                ..ConfigFiles::default()
+            }
+        );
         assert_eq!((config.workers, config.log_level), (0, LevelFilter::Trace));
         assert_eq!((config.listen.len(), config.admin_listen), (3, None));
         assert!(config.allowed_origins.allows("https://a.test", "b.test"));

@@ -1,7 +1,8 @@
-//! The log: lines on standard error, written by a thread of their own.
+//! The log: lines on standard error or in a file, written by a thread of their own.
 //!
 //! Owns: the form of a line, the bounded queue of lines and the thread that writes them.
-//! Never: makes a caller wait for standard error. A pipe that nobody reads costs lines, not time.
+//! Never: makes a caller wait for the other end. A pipe that nobody reads or a disk that is full
+//! costs lines, not time. Panics come here as well, because they could wait otherwise.
 //!
 //! Invariants
 //! - A record is one line: control characters in it are escaped, and it is cut at
@@ -12,7 +13,12 @@
 
 use std::env;
 use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::panic;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,8 +26,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use env_logger::{Builder, Target};
 use log::{Level, LevelFilter};
+use rustix::fs::OFlags;
 
-/// Lines that wait for standard error.
+use super::config::ConfigError;
+
+/// Lines that wait to be written.
 pub const LINES_MAX: usize = 4096;
 
 /// Longest line, in bytes before its ending; what is longer ends in an ellipsis. With
@@ -33,17 +42,50 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 static DROPS: Drops = Drops::new();
 
-/// Starts the log at `level`, or with the filters in `RUST_LOG` where that is set.
+/// How long another file waits for its place behind the lines so far.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What lines are written to.
+type Out<'o> = Box<dyn Write + Send + 'o>;
+
+/// Opens the file of `--log-file`, to append to. One that is made can be read by its owner and
+/// group.
 ///
-/// Lines carry no time where `JOURNAL_STREAM` is set, because the journal adds its own. Keep the
-/// guard until the daemon ends.
+/// # Errors
+/// When it cannot be opened; the message names option, file and cause.
+pub fn open_file(path: &Path) -> Result<File, ConfigError> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        // A pipe must neither hold up the start for want of a reader nor a line for want of room.
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path);
+    file.map_err(|error| {
+        let rule = format!("must be a file that can be written: {error}");
+        ConfigError::new("--log-file", format!("{path:?}"), rule)
+    })
+}
+
+/// Starts the log at `level`, or with the filters in `RUST_LOG` where that is set, in `file` or on
+/// standard error.
+///
+/// Where standard error is the journal, lines begin with their priority as `sd-daemon(3)` has it,
+/// and carry no time, because the journal adds its own. Keep the guard until the daemon ends.
 ///
 /// # Errors
 /// The thread cannot be started, or the process has a logger already.
-pub fn init(level: LevelFilter) -> io::Result<LogGuard> {
-    let is_stamped = variable("JOURNAL_STREAM").is_none();
+pub fn init(level: LevelFilter, file: Option<File>) -> io::Result<LogGuard> {
+    let journal = variable("JOURNAL_STREAM");
+    let (out, form): (Out<'static>, Form) = match file {
+        Some(file) => (Box::new(file), Form::Stamped),
+        None if is_stream(journal.as_deref(), stderr_numbers()) => {
+            (Box::new(io::stderr()), Form::Journal)
+        }
+        None => (Box::new(io::stderr()), Form::Stamped),
+    };
     let (entries, waiting) = bounded(LINES_MAX);
-    let writer = Writer::new(io::stderr(), &DROPS, is_stamped);
+    let writer = Writer::new(out, &DROPS, form);
     thread::Builder::new()
         .name("log".into())
         .spawn(move || writer.run(&waiting))?;
@@ -54,12 +96,10 @@ pub fn init(level: LevelFilter) -> io::Result<LogGuard> {
     };
     filtered(level, variable("RUST_LOG").as_deref())
         .target(Target::Pipe(Box::new(queue)))
-        .format(move |buffer, record| {
-            let now_ms = is_stamped.then(unix_ms);
-            buffer.write_all(&format_line(now_ms, record.level(), *record.args()))
-        })
+        .format(move |buffer, record| buffer.write_all(&form.line(record.level(), *record.args())))
         .try_init()
         .map_err(io::Error::other)?;
+    panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(LogGuard {
         entries,
         drops: &DROPS,
@@ -82,6 +122,14 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
+    /// The way to another file.
+    #[must_use]
+    pub fn switch(&self) -> LogSwitch {
+        LogSwitch {
+            entries: self.entries.clone(),
+        }
+    }
+
     /// Waits until every line logged before is written or dropped, but not past `deadline`.
     /// Returns whether that was so in time.
     pub fn flush(&self, deadline: Instant) -> bool {
@@ -92,6 +140,21 @@ impl LogGuard {
         };
         self.entries.send_deadline(flush, deadline).is_ok()
             && is_done.recv_deadline(deadline).is_ok()
+    }
+}
+
+/// Lets the log go on in another file, from any thread.
+#[derive(Clone, Debug)]
+pub struct LogSwitch {
+    entries: Sender<Entry>,
+}
+
+impl LogSwitch {
+    /// Puts what is logged from now on into `file`. Waits up to a second for a place behind the
+    /// lines that were logged before; returns whether there was one.
+    pub fn switch(&self, file: File) -> bool {
+        let switch = Entry::Switch(Box::new(file));
+        self.entries.send_timeout(switch, SWITCH_TIMEOUT).is_ok()
     }
 }
 
@@ -106,7 +169,7 @@ impl Drop for LogGuard {
 struct Drops {
     /// Too many were waiting.
     full: AtomicU64,
-    /// Standard error did not take them.
+    /// Standard error or the file did not take them.
     failed: AtomicU64,
 }
 
@@ -131,6 +194,14 @@ enum Entry {
         done: Sender<()>,
         full_before: u64,
     },
+    /// What follows is written elsewhere.
+    Switch(Out<'static>),
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entry")
+    }
 }
 
 /// The caller's end: env_logger hands over one line with each write.
@@ -157,10 +228,10 @@ impl Write for LineQueue {
 }
 
 /// The thread's end.
-struct Writer<W> {
-    out: W,
+struct Writer<'o> {
+    out: Out<'o>,
     drops: &'static Drops,
-    is_stamped: bool,
+    form: Form,
     /// How many of the drops of each cause were told.
     full_told: u64,
     failed_told: u64,
@@ -168,12 +239,12 @@ struct Writer<W> {
     is_torn: bool,
 }
 
-impl<W: Write> Writer<W> {
-    fn new(out: W, drops: &'static Drops, is_stamped: bool) -> Self {
+impl<'o> Writer<'o> {
+    fn new(out: Out<'o>, drops: &'static Drops, form: Form) -> Self {
         Self {
             out,
             drops,
-            is_stamped,
+            form,
             full_told: 0,
             failed_told: 0,
             is_torn: false,
@@ -188,6 +259,9 @@ impl<W: Write> Writer<W> {
                     self.tell_drops(full_before);
                     if self.write_line(&text).is_err() {
                         self.drops.failed.fetch_add(1, Ordering::Relaxed);
+                    } else if waiting.is_empty() {
+                        // Nothing may follow for long.
+                        self.tell_drops(self.drops.full.load(Ordering::Relaxed));
                     }
                 }
                 Entry::Flush { done, full_before } => {
@@ -195,6 +269,10 @@ impl<W: Write> Writer<W> {
                     let _ = self.out.flush();
                     // Whoever waited may have given up.
                     let _ = done.try_send(());
+                }
+                Entry::Switch(out) => {
+                    self.out = out;
+                    self.is_torn = false;
                 }
             }
         }
@@ -208,12 +286,9 @@ impl<W: Write> Writer<W> {
         if untold == 0 {
             return;
         }
-        let now_ms = self.is_stamped.then(unix_ms);
-        let line = format_line(
-            now_ms,
-            Level::Warn,
-            format_args!("{untold} log lines dropped"),
-        );
+        let line = self
+            .form
+            .line(Level::Warn, format_args!("{untold} log lines dropped"));
         if self.write_line(&line).is_ok() {
             self.full_told = self.full_told.max(full);
             self.failed_told = failed;
@@ -272,15 +347,59 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One line with its ending: time, level padded to five characters, text.
+/// Device and inode of standard error.
+fn stderr_numbers() -> Option<(u64, u64)> {
+    let copy = io::stderr().as_fd().try_clone_to_owned().ok()?;
+    let metadata = File::from(copy).metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Whether `JOURNAL_STREAM` names the stream with these numbers: `DEVICE:INODE`. A variable alone
+/// says nothing, since children inherit it, wherever their standard error goes.
+fn is_stream(journal: Option<&str>, numbers: Option<(u64, u64)>) -> bool {
+    let named = journal.and_then(|journal| {
+        let (device, inode) = journal.split_once(':')?;
+        Some((device.parse().ok()?, inode.parse().ok()?))
+    });
+    named.is_some() && named == numbers
+}
+
+/// What stands before the text of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The time.
+    Stamped,
+    /// The priority, for the journal.
+    Journal,
+}
+
+impl Form {
+    /// A line as of now.
+    fn line(self, level: Level, text: fmt::Arguments<'_>) -> Vec<u8> {
+        format_line((self == Self::Stamped).then(unix_ms), level, text)
+    }
+}
+
+/// One line with its ending: time or priority, level padded to five characters, text.
 fn format_line(now_ms: Option<u64>, level: Level, text: fmt::Arguments<'_>) -> Vec<u8> {
     let mut line = Line(String::with_capacity(128));
     // Writing to a line cannot fail; a `Display` that fails by itself leaves what it wrote.
-    if let Some(now_ms) = now_ms {
-        let _ = write!(line, "{} ", Utc(now_ms));
-    }
+    let _ = match now_ms {
+        Some(now_ms) => write!(line, "{} ", Utc(now_ms)),
+        None => write!(line, "<{}>", priority(level)),
+    };
     let _ = write!(line, "{level:<5} {text}");
     line.finish()
+}
+
+/// What `syslog(3)` calls it: 3 is an error, 4 a warning, 6 informational, 7 for debugging.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
 }
 
 /// Text without control characters, up to [`LINE_BYTES_MAX`] and one character more.
@@ -308,9 +427,11 @@ impl fmt::Write for Line {
             if self.0.len() > LINE_BYTES_MAX {
                 break;
             }
-            // A peer's bytes must neither begin a line of their own nor command a terminal. The
-            // two separators are line ends to some readers of logs.
-            if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            // A peer's bytes must neither begin a line of their own nor command a terminal, nor
+            // turn what follows them round. The two separators are line ends to some readers.
+            let is_turning = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let is_separator = matches!(character, '\u{2028}' | '\u{2029}');
+            if character.is_control() || is_separator || is_turning {
                 self.0.extend(character.escape_default());
             } else {
                 self.0.push(character);
@@ -386,7 +507,8 @@ mod tests {
             let (entries, waiting) = bounded(lines_max);
             let (fail, failures) = bounded(1000);
             let (out, written) = bounded(1000);
-            let writer = Writer::new(Pipe { failures, out }, drops, false);
+            let pipe = Box::new(Pipe { failures, out });
+            let writer = Writer::new(pipe, drops, Form::Journal);
             thread::spawn(move || writer.run(&waiting));
             let guard = LogGuard {
                 entries: entries.clone(),
@@ -447,7 +569,7 @@ mod tests {
             fixture.expect(line);
         }
         fixture.log("7\n");
-        for line in ["WARN  3 log lines dropped\n", "7\n"] {
+        for line in ["<4>WARN  3 log lines dropped\n", "7\n"] {
             fixture.fail.send(false).expect("the pipe is there");
             fixture.expect(line);
         }
@@ -468,7 +590,7 @@ mod tests {
             fixture.fail.send(false).expect("the pipe is there");
         }
         assert!(fixture.flush());
-        for line in ["1\n", "2\n", "WARN  1 log lines dropped\n"] {
+        for line in ["1\n", "2\n", "<4>WARN  1 log lines dropped\n"] {
             fixture.expect(line);
         }
     }
@@ -484,7 +606,7 @@ mod tests {
         for line in ["1\n", "2\n", "3\n", "4\n"] {
             fixture.log(line);
         }
-        for line in ["WARN  2 log lines dropped\n", "3\n", "4\n"] {
+        for line in ["<4>WARN  2 log lines dropped\n", "3\n", "4\n"] {
             fixture.expect(line);
         }
         assert!(fixture.flush());
@@ -509,9 +631,10 @@ mod tests {
         }
         static NONE: Drops = Drops::new();
         let mut out = Vec::new();
-        let mut writer = Writer::new(Torn(&mut out, 0), &NONE, false);
+        let mut writer = Writer::new(Box::new(Torn(&mut out, 0)), &NONE, Form::Stamped);
         assert!(writer.write_line(b"first\n").is_err());
         assert!(writer.write_line(b"second\n").is_ok());
+        drop(writer);
         assert_eq!(out, b"fi\nsecond\n");
     }
 
@@ -524,21 +647,22 @@ mod tests {
                 "up",
                 "1970-01-01T00:00:00.000Z INFO  up\n",
             ),
-            (None, Level::Error, "down", "ERROR down\n"),
-            (None, Level::Warn, "a\nb\r\tc", "WARN  a\\nb\\r\\tc\n"),
+            (None, Level::Error, "down", "<3>ERROR down\n"),
+            (None, Level::Warn, "a\nb\r\tc", "<4>WARN  a\\nb\\r\\tc\n"),
             (
                 None,
                 Level::Debug,
                 "\u{1b}[2J\0\u{7f}",
-                "DEBUG \\u{1b}[2J\\u{0}\\u{7f}\n",
+                "<7>DEBUG \\u{1b}[2J\\u{0}\\u{7f}\n",
             ),
             (
                 None,
                 Level::Trace,
-                "\u{85}\u{9b}\u{2028}",
-                "TRACE \\u{85}\\u{9b}\\u{2028}\n",
+                "\u{85}\u{9b}\u{2028}\u{202e}\u{2066}",
+                "<7>TRACE \\u{85}\\u{9b}\\u{2028}\\u{202e}\\u{2066}\n",
             ),
-            (None, Level::Info, "häuser 房间", "INFO  häuser 房间\n"),
+            (None, Level::Info, "häuser 房间", "<6>INFO  häuser 房间\n"),
+            (None, Level::Info, "a\n<3>b", "<6>INFO  a\\n<3>b\n"),
         ] {
             let line = format_line(now_ms, level, format_args!("{text}"));
             assert_eq!(String::from_utf8(line).as_deref(), Ok(expected));
@@ -546,8 +670,56 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_is_known_by_the_numbers_of_its_stream() {
+        for (journal, expected) in [
+            (Some("8:1234"), true),
+            (Some("8:1235"), false),
+            (Some("9:1234"), false),
+            (Some("8:1234:"), false),
+            (Some("8"), false),
+            (Some(":"), false),
+            (Some("-8:1234"), false),
+            (None, false),
+        ] {
+            assert_eq!(is_stream(journal, Some((8, 1234))), expected, "{journal:?}");
+            assert!(!is_stream(journal, None), "{journal:?}");
+        }
+        assert!(stderr_numbers().is_some());
+    }
+
+    #[test]
+    fn lines_go_where_they_are_told_to_from_then_on() {
+        let mut fixture = Fixture::new(10);
+        let (fail, failures) = bounded(10);
+        let (out, written) = bounded(10);
+        fixture.log("1\n");
+        let switch = Entry::Switch(Box::new(Pipe { failures, out }));
+        assert!(fixture.queue.entries.send(switch).is_ok());
+        fixture.log("2\n");
+        for pipe in [&fixture.fail, &fail] {
+            pipe.send(false).expect("the pipe is there");
+        }
+        assert!(fixture.flush());
+        fixture.expect("1\n");
+        assert!(fixture.written.is_empty());
+        assert_eq!(written.try_recv().as_deref(), Ok(&b"2\n"[..]));
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_are_named() {
+        for path in ["/", "/nowhere/at/all"] {
+            let error = open_file(Path::new(path))
+                .expect_err("no log there")
+                .to_string();
+            let expected = format!("--log-file is {path:?}: must be a file that can be written: ");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        assert!(open_file(Path::new("/dev/full")).is_ok());
+    }
+
+    #[test]
     fn long_lines_are_cut() {
-        let head = "INFO  ".len();
+        let head = "<6>INFO  ".len();
         for (text, expected_len, is_cut) in [
             ("a".repeat(LINE_BYTES_MAX - head), LINE_BYTES_MAX, false),
             ("a".repeat(LINE_BYTES_MAX - head + 1), LINE_BYTES_MAX, true),

@@ -4,6 +4,8 @@
 //! reading of the JSON envelopes. Written from the protocol's description, not from the server's code.
 //! Never: believes a server. A letter that differs in one byte from what was published is foreign.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 /// Smallest letter, in bytes: the longest head there can be, and some filling.
@@ -80,7 +82,10 @@ pub(super) enum Envelope {
     /// Publications that will not come.
     Skipped { room: String, count: u64 },
     /// The server is about to close.
-    Closing,
+    Closing {
+        /// How long the client is asked to stay away, in milliseconds.
+        retry_ms: Option<u64>,
+    },
     /// A heartbeat, or a kind that later servers know.
     Other,
 }
@@ -117,11 +122,18 @@ impl Envelope {
                 count: body.get("count")?.as_u64()?,
             });
         }
-        if outer.contains_key("closing") {
-            return Some(Self::Closing);
+        if let Some(body) = outer.remove("closing") {
+            let retry_ms = body.get("retry_ms").and_then(Value::as_u64);
+            return Some(Self::Closing { retry_ms });
         }
         Some(Self::Other)
     }
+}
+
+/// How long a client stays away that was asked to for so many milliseconds: a minute at most, as a
+/// server need not be believed.
+pub(super) fn absence(retry_ms: Option<u64>) -> Option<Duration> {
+    retry_ms.map(|ms| Duration::from_millis(ms).min(Duration::from_secs(60)))
 }
 
 fn take_text(body: &mut Map<String, Value>, name: &str) -> Option<String> {
@@ -198,8 +210,14 @@ mod tests {
             }),
         );
         check(
-            r#"{"closing":{"code":3001,"reason":"shutdown"}}"#,
-            Some(Envelope::Closing),
+            r#"{"closing":{"code":3001,"reason":"shutdown","retry_ms":4300}}"#,
+            Some(Envelope::Closing {
+                retry_ms: Some(4300),
+            }),
+        );
+        check(
+            r#"{"closing":{"code":3008,"reason":"slow"}}"#,
+            Some(Envelope::Closing { retry_ms: None }),
         );
         check(r#"{"heartbeat":{"time":1}}"#, Some(Envelope::Other));
         for broken in [

@@ -5,7 +5,7 @@
 //! and nothing grows.
 //!
 //! A publisher is a member of its room too (there is no other way to publish into one), with `echo=0`,
-//! and reads what comes only to throw it away. When its connection breaks, whatever that connection
+//! and reads what comes only to throw it away, and to stay away for as long as it is asked to. When its connection breaks, whatever that connection
 //! sent is doubtful: it may have been on its way. A connection that ends with the answer to its close
 //! frame leaves no doubt, because what came before a close frame is published.
 
@@ -18,7 +18,7 @@ use tungstenite::{Error as WsError, Message};
 
 use super::dial::{Answer, Order, Socket};
 use super::ledger::Sent;
-use super::letter::Letter;
+use super::letter::{Envelope, Letter, absence};
 use super::{Error, Phase, Shared};
 
 /// Rest after a round in which nothing was to do.
@@ -42,6 +42,8 @@ struct Desk {
     connection_first: u64,
     next_due: Instant,
     attempts: u32,
+    /// How long the server has asked it to stay away.
+    absence: Option<Duration>,
     /// Something is written and not yet in the socket.
     is_unsent: bool,
 }
@@ -87,6 +89,7 @@ impl Publishers {
                 connection_first: 1,
                 next_due: shared.started,
                 attempts: 0,
+                absence: None,
                 is_unsent: false,
             })
             .collect();
@@ -206,7 +209,7 @@ impl Desk {
     /// Reads, flushes, sends what is due. Returns whether anything was to do.
     fn turn(&mut self, phase: Phase, shared: &Shared, interval: Duration) -> bool {
         let outcome = match &mut self.link {
-            Link::Open(socket) | Link::Closing(socket) => read_away(socket),
+            Link::Open(socket) | Link::Closing(socket) => read_away(socket, &mut self.absence),
             Link::Away(_) | Link::Dialing | Link::Done => return false,
         };
         let was_busy = match outcome {
@@ -292,7 +295,8 @@ impl Desk {
         self.link = if is_ours {
             Link::Done
         } else {
-            Link::Away(Instant::now() + Duration::from_millis(50))
+            let pause = Duration::from_millis(50);
+            Link::Away(Instant::now() + self.absence.take().unwrap_or(pause))
         };
     }
 
@@ -304,10 +308,18 @@ impl Desk {
     }
 }
 
-/// Reads and forgets. Returns how many messages came.
-fn read_away(socket: &mut Socket) -> Result<usize, WsError> {
+/// Reads and forgets, apart from how long to stay away. Returns how many messages came.
+fn read_away(socket: &mut Socket, told: &mut Option<Duration>) -> Result<usize, WsError> {
     for count in 0..TURN {
-        if !is_done(socket.read().map(drop))? {
+        let read = socket.read().map(|message| {
+            if let Message::Text(text) = message
+                && text.starts_with("{\"closing\"")
+                && let Some(Envelope::Closing { retry_ms }) = Envelope::parse(&text)
+            {
+                *told = absence(retry_ms);
+            }
+        });
+        if !is_done(read)? {
             return Ok(count);
         }
     }

@@ -15,7 +15,7 @@ use tungstenite::Message;
 
 use super::dial::{Answer, Order, Refusal, Socket};
 use super::ledger::{Book, Entry, FINDINGS_MAX, Numbering, Tally};
-use super::letter::{Envelope, Letter};
+use super::letter::{Envelope, Letter, absence};
 use super::report::Histogram;
 use super::{Error, Phase, Shared};
 use crate::base::Prng;
@@ -43,6 +43,8 @@ struct Seat {
     link: Link,
     /// Failed attempts to connect since the last success.
     attempts: u32,
+    /// How long the server has asked it to stay away.
+    absence: Option<Duration>,
     is_settled: bool,
 }
 
@@ -121,6 +123,7 @@ impl Reader {
                 book: Book::new(member % shared.options.rooms as usize),
                 link: Link::Away(shared.started),
                 attempts: 0,
+                absence: None,
                 is_settled: false,
             })
             .collect();
@@ -285,7 +288,10 @@ impl Reader {
         };
         if let Stop::Gone(reason) = stop {
             *self.out.closes.entry(reason).or_default() += 1;
-            self.send_away(place, AWAY_MAX);
+            match self.seats[place].absence.take() {
+                Some(absence) => self.seats[place].link = Link::Away(Instant::now() + absence),
+                None => self.send_away(place, AWAY_MAX),
+            }
         }
         count > 0
     }
@@ -304,8 +310,11 @@ impl Reader {
             Envelope::Joined { room, .. }
             | Envelope::Publication { room, .. }
             | Envelope::Skipped { room, .. } => room,
-            // The close frame that follows says it again.
-            Envelope::Closing | Envelope::Other => return,
+            Envelope::Closing { retry_ms } => {
+                seat.absence = absence(*retry_ms);
+                return;
+            }
+            Envelope::Other => return,
         };
         // A personal room that the token's identity brings is no concern of the ledger.
         if *named != self.shared.room_name(seat.book.room()) {
@@ -343,7 +352,7 @@ impl Reader {
                 let joined_at_ns = *joined_at_ns;
                 self.handle_publication(place, offset, data.as_deref(), joined_at_ns, now_ns);
             }
-            Envelope::Closing | Envelope::Other => {}
+            Envelope::Closing { .. } | Envelope::Other => {}
         }
     }
 

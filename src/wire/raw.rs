@@ -415,10 +415,15 @@ pub fn heartbeat<'a>(
     envelope(&json!({ "heartbeat": { "time": unix_ms, "rooms": rooms } }))
 }
 
-/// The last envelope of a json connection, before its close frame.
+/// The last envelope of a json connection, before its close frame; `retry_ms` is how long the client
+/// is asked to stay away, if it is.
 #[must_use]
-pub fn closing(code: u16, reason: &str) -> Arc<Frames> {
-    envelope(&json!({ "closing": { "code": code, "reason": reason } }))
+pub fn closing(code: u16, reason: &str, retry_ms: Option<u64>) -> Arc<Frames> {
+    let mut closing = json!({ "code": code, "reason": reason });
+    if let Some(retry_ms) = retry_ms {
+        closing["retry_ms"] = retry_ms.into();
+    }
+    envelope(&json!({ "closing": closing }))
 }
 
 fn user_id(value: &str) -> Result<UserId, QueryError> {

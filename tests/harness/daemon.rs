@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use super::{DEADLINE, Response, Wire, http, wait_for};
 
 /// What a daemon gets unless the test says otherwise.
-const DEFAULTS: [(&str, &str, &str); 3] = [
+const DEFAULTS: [(&str, &str, &str); 4] = [
     ("--listen", "ROOMCAST_LISTEN", "127.0.0.1:0"),
     ("--admin-listen", "ROOMCAST_ADMIN_LISTEN", "127.0.0.1:0"),
     ("--log-level", "ROOMCAST_LOG_LEVEL", "debug"),
+    ("--drain-timeout", "ROOMCAST_DRAIN_TIMEOUT", "0"),
 ];
 
 /// A signal to send to the daemon.
@@ -25,6 +26,8 @@ pub(crate) enum Signal {
     Kill,
     Stop,
     Continue,
+    Hup,
+    Usr1,
 }
 
 /// How to start a daemon.
@@ -34,6 +37,7 @@ pub(crate) struct Start {
     envs: Vec<(String, String)>,
     open_files_max: Option<(u64, u64)>,
     passed: Vec<Arc<OwnedFd>>,
+    is_journal: bool,
 }
 
 impl Start {
@@ -80,6 +84,12 @@ impl Start {
         }
     }
 
+    /// Makes the daemon believe that its standard error is the journal.
+    pub(crate) fn journal(mut self) -> Self {
+        self.is_journal = true;
+        self
+    }
+
     /// Starts the daemon and waits until it listens.
     pub(crate) fn start(self) -> Daemon {
         Daemon::spawn(&self)
@@ -115,6 +125,9 @@ impl Start {
             let count = self.passed.len();
             script.push_str("export LISTEN_PID=$$ && ");
             script.push_str(&format!("export LISTEN_FDS=${{LISTEN_FDS-{count}}} && "));
+        }
+        if self.is_journal {
+            script.push_str("export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) && ");
         }
         let mut command = if script.is_empty() {
             Command::new(binary)
@@ -213,6 +226,11 @@ impl Daemon {
             addr: SocketAddr::new(IpAddr::from([0; 4]), 0),
             admin: None,
         };
+        if start.gives("--log-file", "ROOMCAST_LOG_FILE") {
+            // Its standard error says nothing. The admin listener has an address of its own.
+            daemon.find_listeners(start.value_of("--admin-listen", "ROOMCAST_ADMIN_LISTEN"));
+            return daemon;
+        }
         daemon.addr = daemon.listening("(public)");
         if start.value_of("--admin-listen", "ROOMCAST_ADMIN_LISTEN") != Some("off") {
             daemon.admin = Some(daemon.listening("(admin)"));
@@ -336,6 +354,8 @@ impl Daemon {
             Signal::Kill => "-KILL",
             Signal::Stop => "-STOP",
             Signal::Continue => "-CONT",
+            Signal::Hup => "-HUP",
+            Signal::Usr1 => "-USR1",
         };
         let pid = self.pid().to_string();
         let status = Command::new("kill").args([name, &pid]).status();
@@ -347,8 +367,15 @@ impl Daemon {
         let status = wait_for("the daemon's end", || {
             self.child.try_wait().expect("a child of ours")
         });
-        self.log.wait_end();
+        if !self.log.is_unread() {
+            self.log.wait_end();
+        }
         status
+    }
+
+    /// Sets whether the daemon's standard error is a pipe that nobody reads, after the next line.
+    pub(crate) fn set_log_unread(&self, is_unread: bool) {
+        self.log.set_unread(is_unread);
     }
 
     /// True unless the daemon has ended.
@@ -429,6 +456,54 @@ impl Daemon {
         std::fs::read_to_string(path).expect("a running daemon")
     }
 
+    /// Waits for both listeners and finds out where they are, from the kernel.
+    fn find_listeners(&mut self, admin: Option<&str>) {
+        let admin_ip = admin.expect("--admin-listen on another address than --listen");
+        let admin_ip: SocketAddr = admin_ip.parse().expect("an address");
+        wait_for("two listeners", || {
+            let addrs = self.listeners();
+            for addr in &addrs {
+                match addr.ip() == admin_ip.ip() {
+                    true => self.admin = Some(*addr),
+                    false => self.addr = *addr,
+                }
+            }
+            (addrs.len() == 2).then_some(())
+        });
+    }
+
+    /// The addresses (IPv4) on which the daemon listens.
+    fn listeners(&self) -> Vec<SocketAddr> {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+        let sockets: Vec<String> = targets
+            .filter_map(|target| {
+                let target = target.to_string_lossy().into_owned();
+                Some(
+                    target
+                        .strip_prefix("socket:[")?
+                        .trim_end_matches(']')
+                        .to_owned(),
+                )
+            })
+            .collect();
+        let table = self.proc("net/tcp");
+        let rows = table.lines().skip(1).filter_map(|row| {
+            let fields: Vec<&str> = row.split_whitespace().collect();
+            // 0A is a listener; its inode is field 9.
+            (fields[3] == "0A" && sockets.iter().any(|socket| socket == fields[9]))
+                .then(|| fields[1].to_owned())
+        });
+        let addr = |local: String| {
+            let (ip, port) = local.split_once(':').expect("an address and a port");
+            let ip = u32::from_str_radix(ip, 16).expect("an address in hex");
+            let port = u16::from_str_radix(port, 16).expect("a port in hex");
+            SocketAddr::new(IpAddr::from(ip.to_ne_bytes()), port)
+        };
+        rows.map(addr).collect()
+    }
+
     fn listening(&self, which: &str) -> SocketAddr {
         let about = |line: &str| line.contains("listening on ") && line.ends_with(which);
         let line = self.wait_log_line(&format!("listening line of {which}"), about);
@@ -477,6 +552,7 @@ struct Log {
 struct Lines {
     lines: Vec<String>,
     ended: bool,
+    is_unread: bool,
 }
 
 impl Log {
@@ -489,8 +565,12 @@ impl Log {
             for line in BufReader::new(stderr).split(b'\n') {
                 let Ok(line) = line else { break };
                 let line = String::from_utf8_lossy(&line).into_owned();
-                lines.lock().expect("no panic inside").lines.push(line);
+                let mut guard = lines.lock().expect("no panic inside");
+                guard.lines.push(line);
                 changed.notify_all();
+                while guard.is_unread {
+                    guard = changed.wait(guard).expect("no panic inside");
+                }
             }
             lines.lock().expect("no panic inside").ended = true;
             changed.notify_all();
@@ -523,6 +603,17 @@ impl Log {
             let woken = changed.wait_timeout(guard, left);
             (guard, _) = woken.expect("no panic inside");
         }
+    }
+
+    fn set_unread(&self, is_unread: bool) {
+        let (lines, changed) = &*self.shared;
+        lines.lock().expect("no panic inside").is_unread = is_unread;
+        changed.notify_all();
+    }
+
+    fn is_unread(&self) -> bool {
+        let (lines, _) = &*self.shared;
+        lines.lock().expect("no panic inside").is_unread
     }
 
     /// Waits until stderr has ended, so that `lines` is complete.

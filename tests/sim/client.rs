@@ -1,7 +1,7 @@
 //! A simulated client: what it asked for, what it sent, what it received, and the pipe between it
 //! and the hub. Its WebSocket code is its own, so that it cannot share a mistake with the server.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use roomcast::base::{ConnId, Prng};
@@ -79,6 +79,10 @@ pub(super) struct Client {
     pub(super) seen: Vec<Seen>,
     /// Where each room's log stood when it joined; by room.
     pub(super) joined_at: Vec<(String, usize)>,
+    /// Where the rooms' logs stood when the daemon, ending, closed it: all before that it is owed.
+    pub(super) drained_at: Option<BTreeMap<String, usize>>,
+    /// The daemon was ending when it came.
+    pub(super) is_late: bool,
 }
 
 impl Client {
@@ -105,6 +109,8 @@ impl Client {
             sent: Vec::new(),
             seen: Vec::new(),
             joined_at: Vec::new(),
+            drained_at: None,
+            is_late: false,
         };
         let request = client.request();
         client.upstream.extend(request.as_bytes());
@@ -153,6 +159,11 @@ impl Client {
             && self.is_sending()
             && !self.server_has_ended
             && self.close_code().is_none()
+    }
+
+    /// Whether nothing that it is owed may be missing.
+    pub(super) fn must_have_all(&self) -> bool {
+        self.is_alive() || self.drained_at.is_some()
     }
 
     /// Sends one masked frame.

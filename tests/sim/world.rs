@@ -22,6 +22,9 @@ use roomcast::shard::RoomShard;
 use super::backend::Backend;
 use super::client::{Client, Plan, Seen, Stage};
 
+#[path = "drain.rs"]
+mod drain;
+
 pub(super) struct World {
     seed: u64,
     prng: Prng,
@@ -38,6 +41,8 @@ pub(super) struct World {
     is_traced: bool,
     backend: Backend,
     is_shut_down: bool,
+    /// WebSockets at the last look at a node that ends.
+    websockets: usize,
     peers: u16,
 }
 
@@ -78,6 +83,7 @@ impl World {
             history_bytes_max: one_of(&mut prng, &[3000, 20_000]),
             history_ttl: Duration::from_secs(one_of(&mut prng, &[5, 3600]) as u64),
             history_memory_bytes_max: one_of(&mut prng, &[20_000, 10 << 20]),
+            drain_timeout: Duration::from_secs(one_of(&mut prng, &[0, 2, 30]) as u64),
             ..Limits::default()
         };
         limits.check().expect("the simulator's limits hold");
@@ -115,6 +121,7 @@ impl World {
             is_traced,
             backend: Backend::default(),
             is_shut_down: false,
+            websockets: usize::MAX,
             peers: 0,
         }
     }
@@ -192,6 +199,14 @@ impl World {
                 "worker {worker} has too many jobs"
             );
         }
+        if self.hub.is_draining() {
+            let websockets = self.hub.counters().websockets;
+            assert!(
+                websockets <= self.websockets,
+                "a WebSocket was opened by a node that ends"
+            );
+            self.websockets = websockets;
+        }
         let timer = self.hub.poll_timeout();
         assert!(
             timer.is_some()
@@ -203,9 +218,6 @@ impl World {
     // What clients do.
 
     fn connect(&mut self) {
-        if self.is_shut_down {
-            return;
-        }
         let room = |prng: &mut Prng| match prng.below(4) {
             0 => "lossy:1".to_owned(),
             number => format!("room:{number}"),
@@ -236,8 +248,9 @@ impl World {
         let index = self.clients.len();
         let now = self.now();
         if let Ok(id) = self.hub.handle_accept(now, false, peer, index) {
-            self.clients
-                .push(Client::new(id, peer, plan, &mut self.prng));
+            let mut client = Client::new(id, peer, plan, &mut self.prng);
+            client.is_late = self.is_shut_down;
+            self.clients.push(client);
         }
     }
 
@@ -650,6 +663,7 @@ impl World {
             if client.stage != Stage::Open {
                 continue;
             }
+            assert!(!client.is_late, "{}: let in by a node that ends", client.id);
             if client.is_alive() || client.close_code().is_some() {
                 assert!(!client.has_partial_input(), "{}: half a frame", client.id);
             }
@@ -762,7 +776,7 @@ impl World {
             "{} {room}: a gap or a repetition",
             client.id
         );
-        if client.is_alive() {
+        if client.must_have_all() {
             assert_eq!(
                 got.len(),
                 owed.len(),
@@ -808,7 +822,11 @@ impl World {
         let ledgers = self.ledgers(client);
         for (room, at) in &client.joined_at {
             let Some(ledger) = ledgers.get(room) else {
-                assert!(!client.is_alive(), "{} {room}: never joined", client.id);
+                assert!(
+                    !client.must_have_all(),
+                    "{} {room}: never joined",
+                    client.id
+                );
                 continue;
             };
             let got: Vec<&[u8]> = ledger.texts.iter().map(|text| text.as_bytes()).collect();
@@ -829,7 +847,7 @@ impl World {
             if is_lossy || (ledger.skipped > 0 && catches_up) {
                 Self::compare(client, room, &owed, &got, true);
                 // What was forgotten is counted with its own, which it does not get.
-                if client.is_alive() && (client.plan.echo || !catches_up) {
+                if client.must_have_all() && (client.plan.echo || !catches_up) {
                     let total = got.len() as u64 + ledger.skipped;
                     let owed_len = owed.len() as u64;
                     assert!(
@@ -859,8 +877,11 @@ impl World {
     /// What a member that joined when the log stood at `joined_at` is to receive from `at` on.
     fn owed(&self, client: &Client, room: &str, at: usize, joined_at: usize) -> Vec<&[u8]> {
         let log = self.log.get(room).map_or(&[][..], Vec::as_slice);
+        let drained_at = client.drained_at.as_ref();
+        let until = drained_at.map_or(log.len(), |at| at.get(room).copied().unwrap_or(0));
         log.iter()
             .enumerate()
+            .take(until)
             .skip(at)
             .filter(|(place, entry)| !entry.is_passing || *place >= joined_at)
             .map(|(_, entry)| entry)
@@ -888,6 +909,12 @@ impl World {
             let now = self.now();
             self.hub.handle_timeout(now, usize::MAX);
             self.settle();
+        }
+        if self.is_shut_down {
+            let now = self.now();
+            assert!(self.hub.is_drained(), "WebSockets stay behind");
+            self.hub.handle_end(now);
+            self.reap();
         }
         // What is kept of rooms is forgotten in time.
         self.elapsed += Duration::from_secs(3700);

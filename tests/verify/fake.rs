@@ -11,6 +11,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
@@ -47,6 +48,8 @@ pub(crate) enum Plant {
     BrokenPublisher,
     /// One byte of it is another.
     Garbled,
+    /// Everybody is sent away for so long.
+    GoAway { retry_ms: u64 },
     /// The second connection of a member is refused, and every one after it.
     Shut,
     /// Everybody is refused.
@@ -91,6 +94,9 @@ struct State {
     rooms: HashMap<String, Room>,
     queries: Vec<HashMap<String, String>>,
     connections: u64,
+    /// When everybody was sent away, and after how long each came back.
+    sent_away_at: Option<Instant>,
+    absences: Vec<Duration>,
 }
 
 #[derive(Default)]
@@ -123,6 +129,8 @@ impl Fake {
             rooms: HashMap::new(),
             queries: Vec::new(),
             connections: 0,
+            sent_away_at: None,
+            absences: Vec::new(),
         }));
         let shared = state.clone();
         thread::spawn(move || {
@@ -142,6 +150,11 @@ impl Fake {
     /// Whether the fault has happened.
     pub(crate) fn is_planted(&self) -> bool {
         lock(&self.state).is_planted
+    }
+
+    /// After how long those came back who were sent away.
+    pub(crate) fn absences(&self) -> Vec<Duration> {
+        lock(&self.state).absences.clone()
     }
 
     /// The queries of all connections so far.
@@ -211,6 +224,9 @@ fn admit(state: &Mutex<State>, query: &HashMap<String, String>) -> (u64, Receive
     let state = &mut *lock(state);
     state.queries.push(query.clone());
     state.connections += 1;
+    if let Some(at) = state.sent_away_at {
+        state.absences.push(at.elapsed());
+    }
     let id = state.connections;
     let (out, queue) = channel();
     let since = query.get("since").and_then(|since| since.split_once('.'));
@@ -313,6 +329,7 @@ fn publish(state: &mut State, name: &str, publisher: u64, text: &str) {
         plant,
         is_planted,
         rooms,
+        sent_away_at,
         ..
     } = state;
     let room = rooms.entry(name.to_owned()).or_default();
@@ -327,6 +344,16 @@ fn publish(state: &mut State, name: &str, publisher: u64, text: &str) {
             *is_planted = true;
             room.members.retain(|member| member.id != publisher);
             return;
+        }
+        Plant::GoAway { retry_ms } if is_here => {
+            *is_planted = true;
+            *sent_away_at = Some(Instant::now());
+            let closing = format!(
+                r#"{{"closing":{{"code":3001,"reason":"shutdown","retry_ms":{retry_ms}}}}}"#
+            );
+            for member in room.members.drain(..) {
+                let _ = member.out.send(frame(&closing));
+            }
         }
         Plant::SwapNumbers if is_here && room.held.is_none() => {
             room.held = Some(text.to_owned());
