@@ -1,144 +1,22 @@
 //! The page at `GET /` in a real browser: Chromium tabs that talk through the daemon, come back after
 //! what they missed, and do not fight over one login.
 
+#[path = "browser/chromium.rs"]
+mod chromium;
 #[path = "clients/driven.rs"]
 mod driven;
 mod harness;
 #[path = "browser/relay.rs"]
 mod relay;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use driven::{Driven, brief};
-use harness::{Client, Daemon, Signal, linger};
+use chromium::{Browser, HOUR_MS, Publisher, page_url};
+use harness::{Daemon, Signal, linger};
 use relay::Relay;
-
-/// Longer than the page ever waits before it tries to connect again.
-const HOUR_MS: u64 = 3_600_000;
-
-/// A headless Chromium with as many pages as names are used.
-struct Browser(Driven);
-
-impl Browser {
-    fn start() -> Self {
-        let browser = Driven::browser();
-        browser.expect("ok");
-        Self(browser)
-    }
-
-    /// Carries out one order on `page`, and returns what it yields.
-    fn order(&mut self, page: &str, what: &str, mut order: Value) -> Value {
-        order["page"] = page.into();
-        order["do"] = what.into();
-        self.0.order(&order);
-        let mut event = self.0.event();
-        assert_eq!(event["event"], "ok", "{order}: {}", brief(&event));
-        event["value"].take()
-    }
-
-    fn click(&mut self, page: &str, at: &str) {
-        self.order(page, "click", json!({"at": at}));
-    }
-
-    fn fill(&mut self, page: &str, at: &str, data: &str) {
-        self.order(page, "fill", json!({"at": at, "data": data}));
-    }
-
-    /// Waits until an element at `at` is visible and contains `data`.
-    fn wait(&mut self, page: &str, at: &str, data: &str) {
-        self.order(page, "await", json!({"at": at, "data": data}));
-    }
-
-    fn read(&mut self, page: &str, script: &str) -> Value {
-        self.order(page, "read", json!({"script": script}))
-    }
-
-    fn goto(&mut self, page: &str, url: &str) {
-        self.order(page, "goto", json!({"url": url}));
-    }
-
-    /// Opens the daemon's page for `room` and connects as `user`, without waiting for an outcome.
-    fn enter(&mut self, page: &str, daemon: &Daemon, room: &str, user: &str) {
-        self.goto(page, &page_url(daemon.addr(), room));
-        self.fill(page, "#user", user);
-        self.click(page, "#connect");
-    }
-
-    /// Waits until the page is in the state `state`, and tells so in words that contain `words`.
-    fn wait_state(&mut self, page: &str, state: &str, words: &str) {
-        self.wait(page, &format!("#state[data-state={state}]"), words);
-    }
-
-    /// Makes [`Self::advance`] possible, for pages opened from now on.
-    fn install_clock(&mut self) {
-        self.order("clock", "clock", json!({}));
-    }
-
-    /// Lets the timers of every page run ahead of time by `ms`.
-    fn advance(&mut self, ms: u64) {
-        self.order("clock", "advance", json!({"ms": ms}));
-    }
-
-    /// The texts of all publications that the page shows, of the kind `kind`.
-    fn texts(&mut self, page: &str, kind: &str) -> Vec<String> {
-        let script = format!(
-            "[...document.querySelectorAll('#log .{kind}')].map((line) => line.lastChild.data)"
-        );
-        let texts = self.read(page, &script);
-        serde_json::from_value(texts).expect("a list of texts")
-    }
-
-    /// Waits until the page shows the number `to`, and asserts that it shows `from..=to` in order,
-    /// once each, and nothing else of the kind `kind`.
-    fn expect_numbers(&mut self, page: &str, kind: &str, from: u32, to: u32) {
-        self.wait(page, &format!("#log .{kind} >> nth=-1"), &to.to_string());
-        let expected: Vec<String> = (from..=to).map(|number| number.to_string()).collect();
-        assert_eq!(self.texts(page, kind), expected);
-    }
-
-    fn say(&mut self, page: &str, text: &str) {
-        self.fill(page, "#text", text);
-        self.click(page, "#send");
-    }
-
-    /// Asserts that no page logged an error since the last time.
-    fn assert_no_complaints(&mut self, page: &str) {
-        let complaints = self.order(page, "complaints", json!({}));
-        assert_eq!(complaints, json!([]));
-    }
-}
-
-fn page_url(addr: SocketAddr, room: &str) -> String {
-    format!("http://{addr}/?room={room}")
-}
-
-/// A publisher that is no browser. It does not hear what it says itself.
-struct Publisher<'d> {
-    daemon: &'d Daemon,
-    client: Client,
-}
-
-impl<'d> Publisher<'d> {
-    fn new(daemon: &'d Daemon, query: &str) -> Self {
-        let client = Client::connect(daemon, &format!("/ws?user=bob&echo=0&{query}"));
-        Self { daemon, client }
-    }
-
-    /// Publishes `from..=to`, and waits until the daemon has them.
-    fn say(&mut self, from: u32, to: u32) {
-        let received = "roomcast_messages_received_total";
-        let before = self.daemon.metric(received);
-        for number in from..=to {
-            self.client.send_text(&number.to_string());
-        }
-        let all = before + f64::from(to + 1 - from);
-        self.daemon.wait_metric(received, |now| now >= all);
-    }
-}
 
 #[test]
 fn two_pages_chat() {

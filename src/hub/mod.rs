@@ -32,6 +32,7 @@ mod events;
 mod fanout;
 mod invariants;
 mod jobs;
+mod pages;
 mod replay;
 mod requests;
 mod table;

@@ -9,6 +9,7 @@ use http::{HeaderName, Method, Request, StatusCode};
 
 use super::api::API_PATH;
 use super::calls::Inquiry;
+use super::pages::{DASHBOARD, Page, WALL};
 use super::{Hub, mark_dirty};
 use crate::auth::{self, Grants};
 use crate::base::{CloseReason, ConnId, Identity, Instant, Now, RoomName, Since};
@@ -24,7 +25,8 @@ use crate::wire::websocket::Inbound;
 /// What a path is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint {
-    Page,
+    Wall,
+    Dashboard,
     Health,
     Ready,
     Metrics,
@@ -40,8 +42,9 @@ impl Endpoint {
             (Entrance::Admin, "/readyz") => Some(Self::Ready),
             (Entrance::Admin, "/metrics") => Some(Self::Metrics),
             (Entrance::Admin, path) if path.starts_with(API_PATH) => Some(Self::Api),
+            (Entrance::Admin, "/") => Some(Self::Dashboard),
             (Entrance::Admin, _) => None,
-            (_, "/") => Some(Self::Page),
+            (_, "/") => Some(Self::Wall),
             (_, "/ws") => Some(Self::Rooms),
             (_, "/echo") => Some(Self::Echo),
             _ => None,
@@ -50,7 +53,10 @@ impl Endpoint {
 
     /// Whether a HEAD request is answered as a GET would be, without the body.
     fn answers_head(self) -> bool {
-        matches!(self, Self::Page | Self::Health | Self::Ready)
+        matches!(
+            self,
+            Self::Wall | Self::Dashboard | Self::Health | Self::Ready
+        )
     }
 
     /// The methods it answers, as `Allow` lists them.
@@ -182,12 +188,8 @@ impl<S> Hub<S> {
             return self.answer(now, id, &response, rest, manner);
         }
         match endpoint {
-            Endpoint::Page => {
-                let response = Response::new(StatusCode::OK, "text/html; charset=utf-8", PAGE)
-                    .header("Content-Security-Policy", PAGE_POLICY)
-                    .header("Cache-Control", "no-cache");
-                self.answer(now, id, &response, rest, manner);
-            }
+            Endpoint::Wall => self.answer(now, id, &page_response(&WALL), rest, manner),
+            Endpoint::Dashboard => self.answer(now, id, &page_response(&DASHBOARD), rest, manner),
             Endpoint::Health | Endpoint::Ready => {
                 let response = if self.is_draining() {
                     Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
@@ -558,13 +560,12 @@ impl<S> Hub<S> {
     }
 }
 
-/// The page at `/`.
-const PAGE: &[u8] = include_bytes!("../pages/wall.html");
-
-/// The page brings everything with it and talks to nobody but this server.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
-     style-src 'unsafe-inline'; img-src data:; connect-src 'self' ws: wss:; \
-     frame-ancestors 'none'; base-uri 'none'";
+fn page_response(page: &Page) -> Response<'_> {
+    Response::new(StatusCode::OK, "text/html; charset=utf-8", page.body())
+        .header("Content-Security-Policy", page.policy())
+        .header("Referrer-Policy", "no-referrer")
+        .header("Cache-Control", "no-cache")
+}
 
 /// How long a refused client should wait, in seconds.
 pub(super) const RETRY_AFTER_SECS: &str = "5";

@@ -5,6 +5,8 @@
 //!
 //! Its threads end with their connections, and the one that accepts with the process.
 
+#![allow(dead_code, reason = "each test binary uses its own part of the relay")]
+
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -61,6 +61,8 @@ async function obey(order, context) {
       return page.setViewportSize({ width: order.width, height: order.height });
     case 'dark':
       return page.emulateMedia({ colorScheme: order.dark ? 'dark' : 'light' });
+    case 'still':
+      return page.emulateMedia({ reducedMotion: order.still ? 'reduce' : 'no-preference' });
     // From here on the timers of every page run as ever, but can be made to run ahead.
     case 'clock':
       return context.clock.install();
