@@ -250,9 +250,13 @@ impl Orders {
         }
     }
 
-    /// Whether the hub could be given a call.
+    /// Whether the hub could be given a call, or be told to end.
     pub(super) fn has_backlog(&self, hub: &Hub<Socket>) -> bool {
-        !self.calls.is_empty() && hub.may_take_call() && !self.is_stopping
+        if self.is_stopping {
+            // The wish may have been found behind the calls at the end of a turn.
+            return !hub.is_draining();
+        }
+        !self.calls.is_empty() && hub.may_take_call()
     }
 
     /// Whether the loop was told to end, behind all calls that were made before.
