@@ -193,7 +193,7 @@ fn only_post_calls() {
         ("POST /apis/info", 404, None),
         ("POST /API/info", 404, None),
         ("POST //api/info", 404, None),
-        ("POST /", 404, None),
+        ("POST /", 405, Some("GET, HEAD")),
     ] {
         let mut wire = wire(&daemon);
         wire.send(format!("{request_line} HTTP/1.1\r\nHost: a\r\n\r\n"));
