@@ -228,6 +228,7 @@ impl World {
                 room: room.clone(),
                 identity: None,
                 payload: self.payload.clone(),
+                taken_at: self.now.instant,
             };
             self.shard.handle_job(self.now, black_box(job));
         }

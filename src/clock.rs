@@ -20,3 +20,10 @@ pub(crate) fn read() -> Now {
         unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
     }
 }
+
+/// Reads the monotonic clock alone, on the same count.
+pub(crate) fn read_instant() -> Instant {
+    let instant = time::Instant::now();
+    let origin = ORIGIN.get_or_init(|| instant);
+    Instant::since_origin(instant.saturating_duration_since(*origin))
+}

@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::base::{ConnId, Glob, Identity, Offset, RoomName, Since};
+use crate::base::{ConnId, Glob, Identity, Instant, Offset, RoomName, Since};
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
 use crate::wire::frame::{Frames, Payload};
@@ -64,6 +64,8 @@ pub enum Job {
         identity: Option<Arc<Identity>>,
         /// What.
         payload: Payload,
+        /// When it was taken from its publisher.
+        taken_at: Instant,
     },
     /// Read the body of an API call; answered by [`Effect::Decoded`].
     Decode {
@@ -83,6 +85,8 @@ pub enum Job {
         room: RoomName,
         /// What.
         ask: Box<RoomAsk>,
+        /// When its call was taken.
+        taken_at: Instant,
     },
     /// List the rooms of this worker that have members; answered by [`Effect::Answered`].
     ListRooms {
@@ -239,6 +243,8 @@ pub struct Broadcast {
     pub forms: [Option<Arc<Frames>>; WireForm::COUNT],
     /// Where each came from, in order.
     pub origins: Box<[Origin]>,
+    /// When the first of them was taken from its publisher, where that is known.
+    pub taken_at: Option<Instant>,
 }
 
 /// Where a publication came from.

@@ -8,7 +8,7 @@ mod harness;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use driven::{Driven, brief};
+use driven::{Driven, brief, run_python};
 use harness::{Api, Client, Daemon, SecretFile};
 use serde_json::{Value, json};
 
@@ -536,6 +536,24 @@ fn curl_calls_in_every_way_it_knows() {
             .all(|answer| answer.starts_with(r#"{"result":{"#)),
         "{api_calls:?}"
     );
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let daemon = Daemon::start(&[]);
+    let mut member = Client::connect(&daemon, "/ws?room=a");
+    member.send_text("x");
+    assert_eq!(member.recv_text(), "x");
+    Api::connect(&daemon).publish("a", &json!(1));
+    let ours = daemon.exposition().families;
+    let theirs = run_python("metrics_parser.py", &daemon.metrics());
+    assert_eq!(theirs.len(), ours.len());
+    for family in theirs {
+        let name = family["name"].as_str().expect("a name");
+        let same = &ours[name];
+        assert_eq!(family["type"], same.kind, "{name}");
+        assert_eq!(family["samples"], same.samples.len(), "{name}");
+    }
 }
 
 /// Runs curl with these arguments only.

@@ -77,7 +77,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 33] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 34] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -92,6 +92,14 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 33] = [
         "allowed-origin",
         ["https://a.test", "*"],
         [r#"host: "a.test""#, "AllowedOrigins([Any])"],
+    ),
+    (
+        "trusted-proxy",
+        ["10.0.0.0/8", "::1"],
+        [
+            "trusted_proxies: [10.0.0.0/8]",
+            "trusted_proxies: [::1/128]",
+        ],
     ),
     ("workers", ["3", "0"], ["workers: 3", "workers: 0"]),
     (

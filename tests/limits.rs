@@ -375,7 +375,7 @@ fn an_address_in_use_is_named() {
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
 /// refused, if there is one. Those whose value is a file are [`FILE_OPTIONS`].
-const OPTIONS: [(&str, &str, &str, Option<&str>); 30] = [
+const OPTIONS: [(&str, &str, &str, Option<&str>); 31] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
         "admin-listen",
@@ -389,6 +389,7 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 30] = [
         "https://a.example",
         Some("not an origin"),
     ),
+    ("trusted-proxy", "", "10.0.0.0/8", Some("10.0.0.0/33")),
     ("workers", "", "2", Some("many")),
     ("max-connections", "100000", "50", Some("lots")),
     ("max-connections-per-ip", "0", "50", Some("-1")),

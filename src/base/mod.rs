@@ -4,8 +4,10 @@
 
 mod close;
 mod glob;
+mod histogram;
 mod id;
 mod limits;
+mod network;
 mod origin;
 mod parted_map;
 mod position;
@@ -17,8 +19,10 @@ mod totals;
 
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
+pub use histogram::Histogram;
 pub use id::{ConnId, Identity, NameError, RoomName, UserId};
 pub use limits::{Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX};
+pub use network::{Network, NetworkError, shown_address};
 pub use origin::{AllowedOrigins, OriginError, OriginPattern};
 pub use parted_map::PartedMap;
 pub use position::{Epoch, Offset, Position, Since};
@@ -26,4 +30,4 @@ pub use prng::Prng;
 pub use room_budget::RoomBudget;
 pub use secret::Secret;
 pub use time::{Instant, Now};
-pub use totals::ShardTotals;
+pub use totals::{Compressed, RecoveryOutcome, ShardTotals};

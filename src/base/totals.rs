@@ -1,5 +1,6 @@
 //! What all shards have counted together.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -11,6 +12,59 @@ pub struct ShardTotals(Arc<Totals>);
 struct Totals {
     history_bytes: AtomicUsize,
     keys_forgotten: AtomicU64,
+    recoveries: [AtomicU64; RecoveryOutcome::ALL.len()],
+    compressed_publications: AtomicU64,
+    compressed_from_bytes: AtomicU64,
+    compressed_to_bytes: AtomicU64,
+}
+
+/// What came of a member's wish to be given what it missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryOutcome {
+    /// Everything was there.
+    Complete,
+    /// So many publications are gone, and the member could be told how many.
+    Lossy,
+    /// What is gone cannot be known.
+    Unknown,
+    /// History was trimmed faster than the member caught up with it; it counted before as what it
+    /// began as.
+    Overtaken,
+}
+
+impl RecoveryOutcome {
+    /// Every outcome, in the order of the metrics.
+    pub const ALL: [Self; 4] = [Self::Complete, Self::Lossy, Self::Unknown, Self::Overtaken];
+
+    /// The value of the `outcome` label in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Lossy => "lossy",
+            Self::Unknown => "unknown",
+            Self::Overtaken => "overtaken",
+        }
+    }
+}
+
+/// What compressing has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compressed {
+    /// Publications compressed.
+    pub publications: u64,
+    /// Their bytes before.
+    pub from_bytes: u64,
+    /// Their bytes after.
+    pub to_bytes: u64,
+}
+
+impl AddAssign for Compressed {
+    fn add_assign(&mut self, other: Self) {
+        self.publications += other.publications;
+        self.from_bytes += other.from_bytes;
+        self.to_bytes += other.to_bytes;
+    }
 }
 
 impl ShardTotals {
@@ -29,6 +83,27 @@ impl ShardTotals {
         self.0.keys_forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A member wanted what it had missed.
+    pub fn count_recovery(&self, outcome: RecoveryOutcome) {
+        self.0.recoveries[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A shard has compressed something, or nothing.
+    pub fn count_compressed(&self, compressed: Compressed) {
+        if compressed.publications == 0 {
+            return;
+        }
+        let Totals {
+            compressed_publications,
+            compressed_from_bytes,
+            compressed_to_bytes,
+            ..
+        } = &*self.0;
+        compressed_publications.fetch_add(compressed.publications, Ordering::Relaxed);
+        compressed_from_bytes.fetch_add(compressed.from_bytes, Ordering::Relaxed);
+        compressed_to_bytes.fetch_add(compressed.to_bytes, Ordering::Relaxed);
+    }
+
     /// What history takes, bookkeeping included, in bytes.
     #[must_use]
     pub fn history_bytes(&self) -> usize {
@@ -39,6 +114,22 @@ impl ShardTotals {
     #[must_use]
     pub fn keys_forgotten(&self) -> u64 {
         self.0.keys_forgotten.load(Ordering::Relaxed)
+    }
+
+    /// How often members wanted what they had missed, with this outcome.
+    #[must_use]
+    pub fn recoveries(&self, outcome: RecoveryOutcome) -> u64 {
+        self.0.recoveries[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    /// What compressing has come to, once for each wire form and once more for each catching up.
+    #[must_use]
+    pub fn compressed(&self) -> Compressed {
+        Compressed {
+            publications: self.0.compressed_publications.load(Ordering::Relaxed),
+            from_bytes: self.0.compressed_from_bytes.load(Ordering::Relaxed),
+            to_bytes: self.0.compressed_to_bytes.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -54,5 +145,20 @@ mod tests {
         totals.change_history_bytes(100, 10);
         totals.count_forgotten_key();
         assert_eq!((totals.history_bytes(), totals.keys_forgotten()), (60, 1));
+        for (times, outcome) in RecoveryOutcome::ALL.into_iter().enumerate() {
+            for _ in 0..times {
+                totals.clone().count_recovery(outcome);
+            }
+            assert_eq!(totals.recoveries(outcome), times as u64, "{outcome:?}");
+        }
+        let mut compressed = Compressed {
+            publications: 1,
+            from_bytes: 1000,
+            to_bytes: 100,
+        };
+        totals.count_compressed(compressed);
+        totals.count_compressed(compressed);
+        compressed += compressed;
+        assert_eq!(totals.compressed(), compressed);
     }
 }

@@ -26,7 +26,7 @@ mod reading;
 pub mod send_queue;
 mod writing;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,12 +106,14 @@ enum Phase {
     /// A close frame or a last response is on its way, or was sent and the peer's end is awaited.
     Closing {
         reason: CloseReason,
+        /// Who it was.
+        identity: Option<Arc<Identity>>,
         deadline: Instant,
         is_heard: bool,
         is_half_closed: bool,
     },
     /// Over; waits to be reaped.
-    Closed(CloseReason),
+    Closed(CloseReason, Option<Arc<Identity>>),
 }
 
 /// What a WebSocket needs that waits for its rooms.
@@ -209,6 +211,10 @@ struct Flags {
     owes_skips: bool,
     /// The peer has ended its direction of the stream.
     saw_eof: bool,
+    /// It is in the hub's list of connections whose socket has refused bytes.
+    is_backlogged: bool,
+    /// It is counted among those of its peer's address.
+    is_counted: bool,
 }
 
 impl Purpose {
@@ -321,7 +327,7 @@ impl Connection {
 
     /// Opens the WebSocket.
     pub fn open_up(&mut self) {
-        let closed = Phase::Closed(CloseReason::Internal);
+        let closed = Phase::Closed(CloseReason::Internal, None);
         self.phase = match std::mem::replace(&mut self.phase, closed) {
             Phase::Joining(joining) => {
                 self.flags.was_open = true;
@@ -343,6 +349,7 @@ impl Connection {
         if !self.is_ending() {
             self.phase = Phase::Closing {
                 reason,
+                identity: self.identity().cloned(),
                 deadline,
                 is_heard,
                 is_half_closed: false,
@@ -354,7 +361,7 @@ impl Connection {
     /// over already.
     pub fn end(&mut self, reason: CloseReason) -> bool {
         let reason = match &self.phase {
-            Phase::Closed(_) => return false,
+            Phase::Closed(..) => return false,
             Phase::Closing { reason, .. } => *reason,
             Phase::Answering { end, .. }
                 if !matches!(reason, CloseReason::Reset | CloseReason::WriteTimeout) =>
@@ -369,7 +376,7 @@ impl Connection {
             } if buffer.is_empty() && reason == CloseReason::Gone => CloseReason::Answered,
             _ => reason,
         };
-        self.phase = Phase::Closed(reason);
+        self.phase = Phase::Closed(reason, self.identity().cloned());
         self.queue.clear();
         true
     }
@@ -420,10 +427,34 @@ impl Connection {
         }
     }
 
-    /// The address at the other end.
+    /// The address that it comes from: the client's where a proxy has named it, with port 0 if the
+    /// proxy did not say.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer.address()
+    }
+
+    /// The address at the other end of its socket.
+    #[must_use]
+    pub fn socket_peer(&self) -> SocketAddr {
+        self.peer.socket_address()
+    }
+
+    /// What is at the other end of its socket speaks for the client at `address`; `None` if for
+    /// itself.
+    pub fn set_client(&mut self, address: Option<SocketAddr>) {
+        self.peer = Peer::speaking_for(self.socket_peer(), address);
+    }
+
+    /// Sets whether it is counted among those of its peer's address; returns what it was.
+    pub fn set_counted(&mut self, is_counted: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_counted, is_counted)
+    }
+
+    /// The address among whose connections it is counted.
+    #[must_use]
+    pub fn counted_as(&self) -> Option<IpAddr> {
+        self.flags.is_counted.then(|| self.peer().ip())
     }
 
     /// Remembers that its request came from a page.
@@ -447,6 +478,15 @@ impl Connection {
         }
     }
 
+    /// Who it is, or was while it was a WebSocket, if known.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.phase {
+            Phase::Closing { identity, .. } | Phase::Closed(_, identity) => identity.as_ref(),
+            _ => self.purpose().and_then(Purpose::identity),
+        }
+    }
+
     /// Whether it waits for rooms.
     #[must_use]
     pub fn is_joining(&self) -> bool {
@@ -456,14 +496,14 @@ impl Connection {
     /// Whether it is closing or closed.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Closing { .. } | Phase::Closed(_))
+        matches!(self.phase, Phase::Closing { .. } | Phase::Closed(..))
     }
 
     /// Why it is over, once it is.
     #[must_use]
     pub fn closed_reason(&self) -> Option<CloseReason> {
         match &self.phase {
-            Phase::Closed(reason) => Some(*reason),
+            Phase::Closed(reason, _) => Some(*reason),
             _ => None,
         }
     }
@@ -490,7 +530,7 @@ impl Connection {
                     .min()
             }
             // A call that was begun is answered by others, and always.
-            Phase::Calling { .. } | Phase::Closed(_) => None,
+            Phase::Calling { .. } | Phase::Closed(..) => None,
         }
     }
 

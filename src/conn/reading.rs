@@ -16,7 +16,7 @@ impl Connection {
             Phase::Calling { .. }
             | Phase::Answering { .. }
             | Phase::Joining(_)
-            | Phase::Closed(_) => false,
+            | Phase::Closed(..) => false,
             Phase::Open(open) => open.inbound.is_drained() && self.may_poll(open, limits),
         }
     }

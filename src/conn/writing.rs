@@ -41,6 +41,18 @@ impl Connection {
         self.flags.is_dirty
     }
 
+    /// Sets whether it is in the list of connections whose socket has refused bytes; returns what it
+    /// was.
+    pub fn set_backlogged(&mut self, is_backlogged: bool) -> bool {
+        std::mem::replace(&mut self.flags.is_backlogged, is_backlogged)
+    }
+
+    /// Whether it is in the list of connections whose socket has refused bytes.
+    #[must_use]
+    pub fn is_backlogged(&self) -> bool {
+        self.flags.is_backlogged
+    }
+
     /// Sets whether skips have not been told; returns what it was.
     pub fn set_owes_skips(&mut self, owes: bool) -> bool {
         std::mem::replace(&mut self.flags.owes_skips, owes)
@@ -95,6 +107,7 @@ impl Connection {
                 let deadline = now + limits.close_linger;
                 self.phase = Phase::Closing {
                     reason,
+                    identity: None,
                     deadline,
                     is_heard: false,
                     is_half_closed: true,

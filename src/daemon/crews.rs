@@ -41,6 +41,14 @@ impl Crew for Threads {
         self.pool.free(worker)
     }
 
+    fn queued(&self, worker: usize) -> usize {
+        self.pool.queued(worker)
+    }
+
+    fn effects_len(&self) -> usize {
+        self.mailbox.len()
+    }
+
     fn hand_over(&mut self, _now: Now, worker: usize, job: Job) {
         self.has_join |= matches!(job, Job::Subscribe { .. });
         self.pool.gather(worker, job);
@@ -107,6 +115,14 @@ impl Crew for Inline {
     fn free(&self, _worker: usize) -> usize {
         // While effects wait, doing more jobs would only make more of them.
         if self.has_effects { 0 } else { self.jobs_max }
+    }
+
+    fn queued(&self, _worker: usize) -> usize {
+        0
+    }
+
+    fn effects_len(&self) -> usize {
+        usize::from(self.has_effects)
     }
 
     fn hand_over(&mut self, now: Now, _worker: usize, job: Job) {

@@ -1,19 +1,33 @@
 //! Names for what the parts have counted.
 
-use crate::base::{CloseReason, RoomBudget, ShardTotals};
+use crate::base::{CloseReason, RecoveryOutcome, RoomBudget, ShardTotals};
 use crate::hub::HubCounters;
-use crate::net::LoopCounters;
+use crate::net::LoopFigures;
 use crate::ops::log::dropped_lines;
 use crate::ops::metrics::Exposition;
+use crate::ops::process::{OpenFiles, ProcessFigures};
+
+/// Those who have counted and are not the loop.
+pub(super) struct Sources {
+    pub(super) rooms: RoomBudget,
+    pub(super) shards: ShardTotals,
+    pub(super) files: OpenFiles,
+    /// When the daemon started, in milliseconds since 1970.
+    pub(super) start_unix_ms: u64,
+}
 
 /// The text of `/metrics`.
-pub(super) fn render(
-    hub: &HubCounters,
-    turns: LoopCounters,
-    rooms: &RoomBudget,
-    shards: &ShardTotals,
-) -> String {
+pub(super) fn render(sources: &Sources, hub: &HubCounters, turning: &LoopFigures<'_>) -> String {
     let mut text = Exposition::default();
+    put_sizes(&mut text, sources, hub);
+    put_comings_and_goings(&mut text, hub, turning);
+    put_traffic(&mut text, sources, hub);
+    put_loop(&mut text, hub, turning);
+    put_process(&mut text, sources, hub);
+    text.into_text()
+}
+
+fn put_sizes(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
     text.gauge(
         "connections",
         "Connections now, on every listener.",
@@ -25,48 +39,94 @@ pub(super) fn render(
         "1 while the daemon is ending, else 0.",
         u8::from(hub.is_draining),
     )
+    .gauge(
+        "websockets_backlogged",
+        "WebSockets with something queued now.",
+        hub.backlogged,
+    )
     .gauge("users", "Users with a connection now.", hub.users)
     .gauge("members", "Memberships now.", hub.members)
     .gauge("rooms", "Rooms with members now.", hub.rooms)
     .gauge(
         "rooms_alive",
         "Rooms that take a place of --max-rooms now: with members or with history.",
-        rooms.used(),
+        sources.rooms.used(),
     )
     .gauge(
         "history_bytes",
         "What history takes of --history-memory now.",
-        shards.history_bytes(),
+        sources.shards.history_bytes(),
     )
-    .counter(
-        "idempotency_keys_forgotten_total",
-        "Idempotency keys forgotten before five minutes were over, for want of room.",
-        shards.keys_forgotten(),
+    .histogram(
+        "queue_publications",
+        "Publications queued for a WebSocket; each is looked at once by each scrape.",
+        1.0,
+        &hub.queue_publications,
     )
-    .counter("accepted_total", "Connections let in.", hub.accepted)
-    .counter(
-        "dropped_total",
-        "Connections dropped unheard, over capacity.",
-        hub.dropped,
-    )
-    .counter(
-        "accept_pauses_total",
-        "Pauses for want of descriptors.",
-        turns.accept_pauses,
-    )
-    .counter(
-        "tls_handshakes_total",
-        "TLS handshakes that came to their end.",
-        turns.tls_handshakes,
-    )
-    .counter("upgrades_total", "WebSockets opened.", hub.upgrades)
-    .counters(
-        "http_responses_total",
-        "Plain responses.",
-        "status",
-        &hub.responses,
-    )
-    .counters(
+    .histogram(
+        "queue_bytes",
+        "Bytes queued for a WebSocket; each is looked at once by each scrape.",
+        1.0,
+        &hub.queue_bytes,
+    );
+}
+
+fn put_comings_and_goings(text: &mut Exposition, hub: &HubCounters, turning: &LoopFigures<'_>) {
+    text.counter("accepted_total", "Connections let in.", hub.accepted)
+        .counter(
+            "dropped_total",
+            "Connections dropped unheard, over capacity.",
+            hub.dropped,
+        )
+        .counter(
+            "accept_pauses_total",
+            "Pauses for want of descriptors.",
+            turning.counters.accept_pauses,
+        )
+        .counter(
+            "tls_handshakes_total",
+            "TLS handshakes that came to their end.",
+            turning.counters.tls_handshakes,
+        )
+        .counter("upgrades_total", "WebSockets opened.", hub.upgrades)
+        .counters(
+            "refusals_total",
+            "Requests for a WebSocket that were refused, and any over capacity.",
+            "reason",
+            &hub.refusals,
+        )
+        .counter(
+            "malformed_forwards_total",
+            "Requests of a trusted proxy whose X-Forwarded-For could not be read.",
+            hub.malformed_forwards,
+        )
+        .counters(
+            "http_responses_total",
+            "Plain responses.",
+            "status",
+            &hub.responses,
+        )
+        .counters(
+            "closes_total",
+            "Connections ended.",
+            "reason",
+            CloseReason::ALL
+                .iter()
+                .map(|reason| (reason.label(), hub.closes[reason.index()])),
+        )
+        .counters(
+            "close_codes_total",
+            "WebSockets ended, by the code of the close frame that they were sent.",
+            "code",
+            hub.close_codes
+                .iter()
+                .map(|(code, count)| (close_code(*code), count)),
+        );
+}
+
+fn put_traffic(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
+    let compressed = sources.shards.compressed();
+    text.counters(
         "api_calls_total",
         "API calls carried out, those of a batch one by one.",
         "method",
@@ -78,13 +138,18 @@ pub(super) fn render(
         "code",
         &hub.api_errors,
     )
-    .counters(
-        "closes_total",
-        "Connections ended.",
-        "reason",
-        CloseReason::ALL
+    .pairs(
+        "api_outcomes_total",
+        "API calls by the code of the error that they came to, 0 for none.",
+        ["method", "code"],
+        hub.api_outcomes
             .iter()
-            .map(|reason| (reason.label(), hub.closes[reason.index()])),
+            .map(|((method, code), count)| ([(*method).to_owned(), code.to_string()], count)),
+    )
+    .counter(
+        "idempotency_keys_forgotten_total",
+        "Idempotency keys forgotten before five minutes were over, for want of room.",
+        sources.shards.keys_forgotten(),
     )
     .counter(
         "messages_received_total",
@@ -103,6 +168,17 @@ pub(super) fn render(
         hub.deliveries,
     )
     .counter(
+        "replayed_total",
+        "Publications given to members that had missed them.",
+        hub.replayed,
+    )
+    .counters(
+        "recoveries_total",
+        "Wishes of members to be given what they had missed.",
+        "outcome",
+        RecoveryOutcome::ALL.map(|outcome| (outcome.label(), sources.shards.recoveries(outcome))),
+    )
+    .counter(
         "skipped_total",
         "Publications skipped in lossy rooms.",
         hub.skipped,
@@ -118,15 +194,108 @@ pub(super) fn render(
         hub.reads_paused,
     )
     .counter(
-        "replayed_total",
-        "Publications given to members that had missed them.",
-        hub.replayed,
+        "gzip_publications_total",
+        "Publications compressed, once for each format in use.",
+        compressed.publications,
     )
-    .counter("loop_turns_total", "Turns of the loop.", turns.turns)
     .counter(
+        "gzip_input_bytes_total",
+        "Bytes of publications before they were compressed.",
+        compressed.from_bytes,
+    )
+    .counter(
+        "gzip_output_bytes_total",
+        "Bytes of publications after they were compressed.",
+        compressed.to_bytes,
+    );
+}
+
+fn put_loop(text: &mut Exposition, hub: &HubCounters, turning: &LoopFigures<'_>) {
+    let meter = &turning.counters.meter;
+    text.histogram(
+        "publish_to_socket_seconds",
+        "Time from taking publications to having written them to all members that take bytes.",
+        NANOS,
+        &hub.publish_to_socket,
+    )
+    .counter(
+        "loop_turns_total",
+        "Turns of the loop.",
+        turning.counters.turns,
+    )
+    .histogram(
+        "loop_turn_seconds",
+        "Time of a turn of the loop, from waking to its end.",
+        NANOS,
+        meter.turns(),
+    )
+    .histograms(
+        "loop_phase_seconds",
+        "Time of a phase of a turn in which it had something to do.",
+        "phase",
+        NANOS,
+        meter.phases().map(|(phase, times)| (phase.label(), times)),
+    )
+    .counter(
+        "loop_wait_seconds_total",
+        "Time that the loop slept.",
+        meter.waited_ns() as f64 / NANOS,
+    )
+    .gauges(
+        "worker_jobs",
+        "Jobs of a worker now, waiting or being done.",
+        "worker",
+        turning.jobs.iter().enumerate(),
+    )
+    .gauge(
+        "effects_waiting",
+        "What workers have said that waits for the loop now.",
+        turning.effects,
+    );
+}
+
+fn put_process(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
+    let process = ProcessFigures::read();
+    text.counter(
         "log_lines_dropped_total",
         "Log lines that found no way out.",
         dropped_lines(),
+    )
+    .gauge(
+        "process_resident_memory_bytes",
+        "Memory of the process that is in RAM.",
+        process.rss_bytes,
+    )
+    .counter(
+        "process_cpu_seconds_total",
+        "Time of the process on all cores.",
+        process.cpu.as_secs_f64(),
+    )
+    .gauge(
+        "process_open_fds",
+        "Open files.",
+        sources.files.count(hub.connections as u64),
+    )
+    .gauge(
+        "process_max_fds",
+        "Open files that there may be.",
+        OpenFiles::limit(),
+    )
+    .gauge(
+        "process_start_time_seconds",
+        "When the daemon started, in seconds since 1970.",
+        sources.start_unix_ms as f64 / 1e3,
     );
-    text.into_text()
 }
+
+/// A close code as the value of a label.
+fn close_code(code: u16) -> String {
+    match code {
+        0 => "none".to_owned(),
+        HubCounters::OTHER_CODE => "other".to_owned(),
+        code => code.to_string(),
+    }
+}
+
+/// Of what is counted in nanoseconds, so many are a second.
+const NANOS: f64 = 1e9;

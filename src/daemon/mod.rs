@@ -5,6 +5,7 @@
 
 mod chores;
 mod crews;
+mod debug;
 mod handle;
 mod metrics;
 
@@ -32,7 +33,7 @@ use crate::net::{
     Crew, EventLoop, EventSender, Listener, LoopError, Reports, Supervision, control,
 };
 use crate::ops::config::Config;
-use crate::ops::process::{CpuMeter, ProcessFigures, host_name};
+use crate::ops::process::{CpuMeter, OpenFiles, ProcessFigures, host_name};
 use crate::ops::signal::{self, Request};
 use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
 use crate::ops::{file_limit, log::LogSwitch};
@@ -150,6 +151,7 @@ impl Server {
             token_secret,
             api_key,
             tls,
+            trusted_proxies,
             mut limits,
             ..
         } = config;
@@ -189,6 +191,7 @@ impl Server {
             origins: allowed_origins,
             token_secret,
             api_key,
+            trusted_proxies,
         };
         let seed = random();
         let mut hub = Hub::new(limits.clone(), gate, workers.max(1), start.instant, seed);
@@ -197,9 +200,15 @@ impl Server {
         }
         let reports = Reports {
             metrics: {
-                let (budget, totals) = (budget.clone(), totals.clone());
-                Box::new(move |hub, turns| metrics::render(hub, turns, &budget, &totals))
+                let sources = metrics::Sources {
+                    rooms: budget.clone(),
+                    shards: totals.clone(),
+                    files: OpenFiles::new(),
+                    start_unix_ms: start.unix_ms,
+                };
+                Box::new(move |hub, turning| metrics::render(&sources, hub, turning))
             },
+            debug: Box::new(move |view| debug::render(view, start.instant)),
             node: node(),
             supervision,
         };

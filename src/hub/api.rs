@@ -121,7 +121,7 @@ impl<S> Hub<S> {
     }
 
     /// Whether the request brings the key, where one is needed.
-    fn has_key(&self, request: &Request<()>) -> bool {
+    pub(super) fn has_key(&self, request: &Request<()>) -> bool {
         let Some(key) = &self.gate.api_key else {
             return true;
         };
@@ -143,7 +143,7 @@ impl<S> Hub<S> {
 
     /// Whether a page that is not of this server makes the request. Only browsers say where a
     /// request is from, and they always do for a POST.
-    fn is_foreign(&self, request: &Request<()>) -> bool {
+    pub(super) fn is_foreign(&self, request: &Request<()>) -> bool {
         let Some(origin) = header_text(request, &ORIGIN) else {
             return false;
         };
@@ -157,7 +157,7 @@ impl<S> Hub<S> {
 }
 
 /// Whether the authority of a URL is an IP address or `localhost`, with or without a port.
-fn is_address(authority: &str) -> bool {
+pub(super) fn is_address(authority: &str) -> bool {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => authority,

@@ -8,7 +8,7 @@
 //! - Unless a batch is `parallel`, no step of a command is given out before all of the command
 //!   before it are answered.
 
-use crate::base::{ConnId, Glob, Position, RoomName};
+use crate::base::{ConnId, Glob, Instant, Position, RoomName};
 use crate::exchange::{CallKey, CallPart, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page, answer, batch_answer};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX, Publish};
@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) caller: Caller,
     /// What it brings, in bytes.
     pub(super) bytes: usize,
+    /// When it was taken from its caller; the origin before the hub has seen it.
+    pub(super) taken_at: Instant,
     /// Whether it may gather long answers.
     pub(super) has_reserved: bool,
     /// Bytes of the long answers that it has gathered.
@@ -199,6 +201,7 @@ impl Call {
         Self {
             caller,
             bytes,
+            taken_at: Instant::ORIGIN,
             has_reserved: false,
             answer_bytes: 0,
             undecoded: None,

@@ -10,18 +10,19 @@
 //! of that until it is written.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 
 use super::call::{ANSWER_BYTES_MAX, Call, Caller, Outcome, Recipients, Step};
 use super::{Hub, bound, mark_dirty};
-use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName};
-use crate::conn::Purpose;
+use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName, shown_address};
 use crate::conn::pressure::{Level, Verdict, judge};
+use crate::conn::{Connection, Purpose};
 use crate::exchange::{CallKey, CallPart, Job};
 use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow, Page};
-use crate::wire::api::{ApiCall, ApiCode, ApiError, ConnectionsOf, Target, conn_id};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, Target, conn_id};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -87,10 +88,15 @@ pub struct NodeFigures {
 /// What only the shell can answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Inquiry {
-    /// The text of the metrics, by [`Hub::handle_metrics`].
+    /// The text of the metrics, by [`Hub::handle_report`].
     Metrics(ConnId),
+    /// Why it is slow, as JSON, by [`Hub::handle_report`].
+    Loop(ConnId),
     /// The figures of the node, by [`Hub::handle_node`].
     Node(CallPart),
+    /// Nothing but a line in the log, the first time: the trusted proxy at this address does not say
+    /// in a way that can be read whom it speaks for.
+    MalformedForward(IpAddr),
 }
 
 impl Calls {
@@ -212,7 +218,8 @@ impl<S> Hub<S> {
     }
 
     /// Begins a call, or puts it in the line for a place.
-    pub(super) fn begin_call(&mut self, now: Now, call: Call) {
+    pub(super) fn begin_call(&mut self, now: Now, mut call: Call) {
+        call.taken_at = now.instant;
         if !self.calls.waiting.is_empty() || !self.calls.has_place(&call, &self.limits) {
             self.calls.waiting.push_back(call);
             return;
@@ -283,6 +290,7 @@ impl<S> Hub<S> {
             let Some(call) = self.calls.get_mut(key) else {
                 return;
             };
+            let taken_at = call.taken_at;
             let Some(step) = call.next_step(key) else {
                 break;
             };
@@ -321,7 +329,12 @@ impl<S> Hub<S> {
                     method,
                     body,
                 },
-                Step::Room { part, room, ask } => Job::Ask { part, room, ask },
+                Step::Room { part, room, ask } => Job::Ask {
+                    part,
+                    room,
+                    ask,
+                    taken_at,
+                },
                 Step::ListRooms { part, pattern, .. } => Job::ListRooms { part, pattern },
                 Step::Encode { part, payload } => Job::Encode { part, payload },
                 // Without a budget it was put back.
@@ -349,6 +362,13 @@ impl<S> Hub<S> {
             }
             if let Some(code) = code {
                 *self.counters.api_errors.entry(code.number()).or_default() += 1;
+            }
+            if method.is_some() || code.is_some() {
+                let outcome = (
+                    method.map_or("", ApiMethod::name),
+                    code.map_or(0, ApiCode::number),
+                );
+                *self.counters.api_outcomes.entry(outcome).or_default() += 1;
             }
         }
         match call.caller {
@@ -457,23 +477,31 @@ impl<S> Hub<S> {
             if page.is_full() {
                 break;
             }
-            let level = conn.queue.level();
-            let identity = conn.purpose().and_then(Purpose::identity);
-            let rooms = self.members.rooms_of(conn.id.slot);
-            let age = now.instant.saturating_duration_since(conn.opened_at);
-            page.push_connection(&ConnectionRow {
-                client: conn.id.to_string().into(),
-                peer: conn.peer().to_string().into(),
-                user: identity.map(|one| one.user.clone()),
-                rooms: rooms.map(|(room, _)| room.name().clone()).collect(),
-                age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                queued: level.publications,
-                queued_bytes: level.bytes,
-                sent: conn.traffic.deliveries,
-                skipped: conn.traffic.skipped,
-            });
+            page.push_connection(&self.connection_row(now, conn, usize::MAX));
         }
         page
+    }
+
+    /// What there is to say of a connection, with up to `rooms_max` of its rooms.
+    pub(super) fn connection_row(
+        &self,
+        now: Now,
+        conn: &Connection,
+        rooms_max: usize,
+    ) -> ConnectionRow {
+        let level = conn.queue.level();
+        let rooms = self.members.rooms_of(conn.id.slot).take(rooms_max);
+        ConnectionRow {
+            client: conn.id.to_string().into(),
+            peer: shown_address(conn.peer()).to_string().into(),
+            user: conn.identity().map(|one| one.user.clone()),
+            rooms: rooms.map(|(room, _)| room.name().clone()).collect(),
+            age_ms: now.instant.nanos_since(conn.opened_at) / 1_000_000,
+            queued: level.publications,
+            queued_bytes: level.bytes,
+            sent: conn.traffic.deliveries,
+            skipped: conn.traffic.skipped,
+        }
     }
 
     /// A message that belongs to no room was encoded: gives it to those it is for.
@@ -495,6 +523,11 @@ impl<S> Hub<S> {
         let mut given = 0;
         for id in ids {
             given += usize::from(self.give(now, id, forms));
+        }
+        if given > 0
+            && let Some(call) = self.calls.get_mut(part.call)
+        {
+            self.latency.note_queued(call.taken_at, self.dirty.len());
         }
         let is_missed = given == 0 && matches!(recipients, Some(Recipients::One(_)));
         let reply = if is_missed {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::CloseReason;
+use crate::base::{CloseReason, Histogram};
 
 /// Counts since the start, and a few sizes as they are now.
 #[derive(Clone, Debug)]
@@ -25,14 +25,24 @@ pub struct HubCounters {
     pub dropped: u64,
     /// Upgrades granted.
     pub upgrades: u64,
+    /// Requests for a WebSocket that were refused, by the reason.
+    pub refusals: BTreeMap<&'static str, u64>,
+    /// Requests whose `X-Forwarded-For`, from a trusted proxy, could not be read.
+    pub malformed_forwards: u64,
     /// Plain responses by status.
     pub responses: BTreeMap<u16, u64>,
     /// Calls of the API by method; those of a batch one by one.
     pub api_calls: BTreeMap<&'static str, u64>,
     /// Calls of the API that came to an error, by its code.
     pub api_errors: BTreeMap<u16, u64>,
+    /// Calls of the API by method and by the code of the error that they came to, 0 for none; what
+    /// could not be read has no method.
+    pub api_outcomes: BTreeMap<(&'static str, u16), u64>,
     /// Connections ended, by [`CloseReason::index`].
     pub closes: [u64; CloseReason::ALL.len()],
+    /// WebSockets ended, by the code of the close frame that they were sent: 0 for none, and
+    /// [`HubCounters::OTHER_CODE`] for all that no reason has.
+    pub close_codes: BTreeMap<u16, u64>,
     /// Messages received.
     pub received_messages: u64,
     /// Bytes received.
@@ -49,6 +59,35 @@ pub struct HubCounters {
     pub reads_paused: u64,
     /// Publications given to members that had missed them.
     pub replayed: u64,
+    /// Time from taking a publication to having written it to every member whose socket takes bytes,
+    /// in nanoseconds; those that leave together count once, as the first of them.
+    pub publish_to_socket: Histogram,
+    /// Publications queued for a WebSocket, each looked at once by each
+    /// [`Hub::sample_queues`](super::Hub::sample_queues).
+    pub queue_publications: Histogram,
+    /// The same in bytes.
+    pub queue_bytes: Histogram,
+    /// WebSockets that then had something queued.
+    pub backlogged: u64,
+}
+
+impl HubCounters {
+    /// Stands for every close code that no reason has: there is no end of those that back ends
+    /// choose and clients send.
+    pub const OTHER_CODE: u16 = u16::MAX;
+
+    /// A request for a WebSocket was refused.
+    pub(super) fn count_refusal(&mut self, reason: &'static str) {
+        *self.refusals.entry(reason).or_default() += 1;
+    }
+
+    /// A WebSocket has ended that was sent this close code; 0 for none.
+    pub(super) fn count_close_code(&mut self, code: u16) {
+        let is_known = matches!(code, 0 | 1000 | 1001)
+            || CloseReason::ALL.iter().any(|one| one.code() == Some(code));
+        let code = if is_known { code } else { Self::OTHER_CODE };
+        *self.close_codes.entry(code).or_default() += 1;
+    }
 }
 
 impl Default for HubCounters {
@@ -63,10 +102,14 @@ impl Default for HubCounters {
             accepted: 0,
             dropped: 0,
             upgrades: 0,
+            refusals: BTreeMap::new(),
+            malformed_forwards: 0,
             responses: BTreeMap::new(),
             api_calls: BTreeMap::new(),
             api_errors: BTreeMap::new(),
+            api_outcomes: BTreeMap::new(),
             closes: [0; CloseReason::ALL.len()],
+            close_codes: BTreeMap::new(),
             received_messages: 0,
             received_bytes: 0,
             sent_bytes: 0,
@@ -75,6 +118,10 @@ impl Default for HubCounters {
             dropped_from_queues: 0,
             reads_paused: 0,
             replayed: 0,
+            publish_to_socket: Histogram::of_times(),
+            queue_publications: Histogram::of_lengths(),
+            queue_bytes: Histogram::of_bytes(),
+            backlogged: 0,
         }
     }
 }

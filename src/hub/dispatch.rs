@@ -166,6 +166,7 @@ impl<S> Hub<S> {
                         room: room.clone(),
                         identity: identity.clone(),
                         payload,
+                        taken_at: now.instant,
                     };
                     self.jobs.push(*worker, job);
                 }

@@ -32,6 +32,7 @@ impl<S> Hub<S> {
         let mut slow = Vec::new();
         let mut members_len = 0;
         let mut is_any_half_full = false;
+        let mut is_any_ready = false;
         if let Some(room) = self.members.room_mut(&broadcast.room) {
             room.advance_to(broadcast.last);
             let delivery = room.delivery();
@@ -52,14 +53,19 @@ impl<S> Hub<S> {
                     Offer::Kept(count) => {
                         self.counters.deliveries += count as u64;
                         mark_dirty(conn, &mut self.dirty);
-                        is_any_half_full |=
-                            !conn.is_blocked() && conn.queue.level().is_half_of(bound);
+                        if !conn.is_blocked() {
+                            is_any_ready = true;
+                            is_any_half_full |= conn.queue.level().is_half_of(bound);
+                        }
                     }
                 }
             }
         }
         if is_any_half_full {
             self.raise_flush_barrier();
+        }
+        if let (Some(taken_at), true) = (broadcast.taken_at, is_any_ready) {
+            self.latency.note_queued(taken_at, self.dirty.len());
         }
         for id in slow {
             self.close(now, id, CloseReason::Slow);

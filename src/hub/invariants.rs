@@ -34,6 +34,20 @@ impl<S> Hub<S> {
                 "{}: the dirty mark and the list differ",
                 conn.id
             );
+            assert_eq!(
+                conn.is_backlogged(),
+                self.backlog.contains(&conn.id),
+                "{}: the backlog mark and the list differ",
+                conn.id
+            );
+            assert!(
+                conn.open().is_none()
+                    || conn.queue.is_empty()
+                    || conn.is_dirty()
+                    || conn.is_backlogged(),
+                "{}: something is queued, and nobody looks at it",
+                conn.id
+            );
             assert!(
                 conn.closed_reason().is_none() || self.closed.contains(&conn.id),
                 "{}: over, and nobody will reap it",

@@ -17,7 +17,8 @@
 //! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what
 //! it missed, `dispatch` turns messages into jobs and takes effects, `echo` answers without,
 //! `fanout` fills send queues,
-//! `ending` is the way out of a connection, `drain` that of the daemon.
+//! `ending` is the way out of a connection, `drain` that of the daemon, `proxies` knows whom a proxy
+//! speaks for, `figures` and `reports` are for operators.
 
 mod admission;
 mod api;
@@ -30,10 +31,14 @@ mod echo;
 mod ending;
 mod events;
 mod fanout;
+mod figures;
 mod invariants;
 mod jobs;
+mod latency;
 mod pages;
+mod proxies;
 mod replay;
+mod reports;
 mod requests;
 mod table;
 mod users;
@@ -48,13 +53,17 @@ pub use self::calls::{Inquiry, NodeFigures, ProgramCall, ProgramReply};
 pub use self::counters::HubCounters;
 use self::drain::Stage;
 pub use self::events::Event;
+pub use self::figures::{Figures, LargeRoom};
 use self::jobs::{Jobs, Waiter};
+use self::latency::Latency;
 use self::table::Table;
 use self::users::Users;
-use crate::base::{AllowedOrigins, CloseReason, ConnId, Instant, Limits, Now, Prng, Secret};
+use crate::base::{
+    AllowedOrigins, CloseReason, ConnId, Identity, Instant, Limits, Network, Now, Prng, Secret,
+};
 use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
-use crate::conn::{AfterDrain, Connection, Traffic};
+use crate::conn::{AfterDrain, Connection, Entrance, Traffic};
 use crate::exchange::Job;
 use crate::room::members::Members;
 use crate::wire::frame::{Frames, Payload, PayloadKind};
@@ -79,6 +88,10 @@ pub struct Hub<S> {
     dirty: VecDeque<ConnId>,
     /// How many of them, from the front, must have had their turn before the next effect.
     flush_barrier: usize,
+    /// Connections whose socket has refused bytes, each once; some of them may be gone.
+    backlog: Vec<ConnId>,
+    /// Publications that are queued and not written.
+    latency: Latency,
     /// Connections that may be read again.
     resumed: VecDeque<ConnId>,
     /// Connections that are over.
@@ -104,6 +117,8 @@ pub struct Gate {
     pub token_secret: Option<Secret>,
     /// What callers of the API must know; without it everybody who reaches it may call.
     pub api_key: Option<Secret>,
+    /// Where those come from who are believed about whom they speak for.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Whether the shell may go on reading a connection.
@@ -145,8 +160,10 @@ pub enum SocketAction {
 pub struct Farewell {
     /// Its id.
     pub id: ConnId,
-    /// The address at the other end.
+    /// The address that it came from.
     pub peer: SocketAddr,
+    /// Who it was, if that is known.
+    pub identity: Option<Arc<Identity>>,
     /// Why it ended.
     pub reason: CloseReason,
     /// The code of the close frame that it was sent; 0 for none.
@@ -179,6 +196,8 @@ impl<S> Hub<S> {
             events: None,
             dirty: VecDeque::new(),
             flush_barrier: 0,
+            backlog: Vec::new(),
+            latency: Latency::default(),
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
@@ -204,14 +223,18 @@ impl<S> Hub<S> {
         peer: SocketAddr,
         socket: S,
     ) -> Result<ConnId, S> {
-        let Some(entrance) = self.admission.admit(is_admin, peer.ip(), &self.limits) else {
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let counted = (!self.is_proxy(peer.ip())).then_some(peer.ip());
+        let Some(entrance) = self.admission.admit(is_admin, counted, &self.limits) else {
             self.counters.dropped += 1;
             return Err(socket);
         };
         self.counters.accepted += 1;
         let limits = &self.limits;
         let id = self.table.insert(socket, |id| {
-            Connection::new(id, entrance, peer, now.instant, limits)
+            let mut conn = Connection::new(id, entrance, peer, now.instant, limits);
+            conn.set_counted(entrance == Entrance::Public && counted.is_some());
+            conn
         });
         self.arm(id);
         Ok(id)
@@ -293,6 +316,7 @@ impl<S> Hub<S> {
         let mut action = SocketAction::None;
         if is_blocked {
             self.arm(id);
+            self.note_backlogged(id);
         } else if !conn.queue.is_empty() {
             mark_dirty(conn, &mut self.dirty);
             if conn.queue.level().is_half_of(bound(&self.limits)) {
@@ -308,16 +332,17 @@ impl<S> Hub<S> {
         action
     }
 
-    /// Time has passed: looks at up to `budget` connections that are due. Those left over are due
-    /// still, and [`Hub::poll_timeout`] says so.
-    pub fn handle_timeout(&mut self, now: Now, budget: usize) {
+    /// Time has passed: looks at up to `budget` connections that are due, and returns at how many.
+    /// Those left over are due still, and [`Hub::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Now, budget: usize) -> usize {
         self.go_on_ending(now);
-        for _ in 0..budget {
+        for looked_at in 0..budget {
             let Some(slot) = self.wheel.poll_expired(now.instant) else {
-                return;
+                return looked_at;
             };
             self.look_at(now, slot);
         }
+        budget
     }
 
     /// The queue of `worker` has room for `room` jobs.
@@ -351,6 +376,7 @@ impl<S> Hub<S> {
         loop {
             let id = self.dirty.pop_front()?;
             self.flush_barrier = self.flush_barrier.saturating_sub(1);
+            self.latency.note_flush();
             let is_due = self.table.get_mut(id).is_some_and(|entry| {
                 entry.conn.set_dirty(false);
                 entry.conn.may_flush()
@@ -390,10 +416,13 @@ impl<S> Hub<S> {
                 continue;
             };
             let conn = entry.conn;
-            self.admission.release(conn.entrance, conn.peer().ip());
+            self.admission.release(conn.entrance, conn.counted_as());
             let reason = conn.closed_reason().unwrap_or(CloseReason::Internal);
             self.counters.closes[reason.index()] += 1;
             let code = conn.close_code();
+            if conn.was_open() || code > 0 {
+                self.counters.count_close_code(code);
+            }
             if let Some(events) = &mut self.events
                 && conn.was_open()
             {
@@ -402,6 +431,7 @@ impl<S> Hub<S> {
             let farewell = Farewell {
                 id,
                 peer: conn.peer(),
+                identity: conn.identity().cloned(),
                 reason,
                 code,
                 opened_at: conn.opened_at,
@@ -526,6 +556,11 @@ impl<S> Hub<S> {
                 self.end(id, CloseReason::Shutdown);
             }
             AfterDrain::NextRequest => {
+                self.unlocate(id);
+                let Some(entry) = self.table.get_mut(id) else {
+                    return SocketAction::None;
+                };
+                let conn = &mut entry.conn;
                 conn.start_next_head(now.instant, &self.limits);
                 self.arm(id);
                 self.read_head(now, id);

@@ -30,6 +30,7 @@ enum Endpoint {
     Health,
     Ready,
     Metrics,
+    Loop,
     Api,
     Rooms,
     Echo,
@@ -41,6 +42,7 @@ impl Endpoint {
             (_, "/healthz") => Some(Self::Health),
             (Entrance::Admin, "/readyz") => Some(Self::Ready),
             (Entrance::Admin, "/metrics") => Some(Self::Metrics),
+            (Entrance::Admin, "/debug/loop") => Some(Self::Loop),
             (Entrance::Admin, path) if path.starts_with(API_PATH) => Some(Self::Api),
             (Entrance::Admin, "/") => Some(Self::Dashboard),
             (Entrance::Admin, _) => None,
@@ -151,7 +153,9 @@ impl<S> Hub<S> {
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let endpoint = Endpoint::at(entrance, request.uri().path());
-        if entrance == Entrance::Overload && endpoint != Some(Endpoint::Health) {
+        let has_room = self.locate(id, &request) && entrance != Entrance::Overload;
+        if !has_room && endpoint != Some(Endpoint::Health) {
+            self.counters.count_refusal(CloseReason::Capacity.label());
             let response =
                 Response::plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
                     .header("Retry-After", RETRY_AFTER_SECS);
@@ -198,9 +202,14 @@ impl<S> Hub<S> {
                 };
                 self.answer(now, id, &response, rest, manner);
             }
-            Endpoint::Metrics => self.inquire(id, rest, manner),
+            Endpoint::Metrics => self.inquire(id, Inquiry::Metrics(id), rest, manner),
+            Endpoint::Loop => match self.refusal_to_look(&request) {
+                None => self.inquire(id, Inquiry::Loop(id), rest, manner),
+                Some(response) => self.answer(now, id, &response, rest, Manner::REFUSE),
+            },
             Endpoint::Api => self.handle_call_head(now, id, &request, rest, manner),
             Endpoint::Rooms | Endpoint::Echo if has_body => {
+                self.counters.count_refusal(BAD_UPGRADE);
                 let response = Response::plain(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
                 self.answer(now, id, &response, rest, Manner::REFUSE);
             }
@@ -230,6 +239,7 @@ impl<S> Hub<S> {
         let switching = match upgrade::accept(&request) {
             Ok(switching) => switching,
             Err(error) => {
+                self.counters.count_refusal(BAD_UPGRADE);
                 let response = Response::plain(error.status(), error.text())
                     .header("Upgrade", "websocket")
                     .header("Sec-WebSocket-Version", "13");
@@ -242,6 +252,8 @@ impl<S> Hub<S> {
             entry.conn.set_browser();
         }
         if is_foreign || self.is_draining() {
+            let reason = if is_foreign { "origin" } else { "draining" };
+            self.counters.count_refusal(reason);
             let response = if is_foreign {
                 Response::plain(StatusCode::FORBIDDEN, "this origin is not allowed\n")
             } else {
@@ -299,6 +311,7 @@ impl<S> Hub<S> {
         is_browser: bool,
         (switching, rest): (Vec<u8>, Vec<u8>),
     ) {
+        self.counters.count_refusal(refusal.reason.label());
         if is_browser {
             self.refuse_in_band(now, id, refusal, switching);
             return;
@@ -474,6 +487,7 @@ impl<S> Hub<S> {
         if !entry.conn.is_joining() {
             return;
         }
+        self.counters.count_refusal(reason.label());
         if entry.conn.is_browser() && reason.code().is_some() {
             entry.conn.queue.drop_backlog();
             self.close_preamble(now, id, reason, words);
@@ -502,35 +516,6 @@ impl<S> Hub<S> {
             end: Some(CloseReason::HandshakeTimeout),
         };
         self.answer(now, id, &response, Vec::new(), manner);
-    }
-
-    /// Asks the shell for the text of the metrics.
-    fn inquire(&mut self, id: ConnId, rest: Vec<u8>, manner: Manner) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        entry.conn.start_answering(rest, manner.end);
-        self.inquiries.push_back(Inquiry::Metrics(id));
-        self.arm(id);
-    }
-
-    /// The text of the metrics, for a connection that [`Hub::poll_inquiry`] named.
-    pub fn handle_metrics(&mut self, now: Now, id: ConnId, text: &str) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let is_kept = entry.conn.is_kept_alive();
-        let response = Response::new(StatusCode::OK, "text/plain; version=0.0.4", text.as_bytes());
-        entry
-            .conn
-            .queue
-            .push_whole(&Frames::whole(response.encode(now.unix_ms, is_kept, false)));
-        *self
-            .counters
-            .responses
-            .entry(StatusCode::OK.as_u16())
-            .or_default() += 1;
-        mark_dirty(&mut entry.conn, &mut self.dirty);
     }
 
     pub(super) fn answer(
@@ -566,6 +551,9 @@ fn page_response(page: &Page) -> Response<'_> {
         .header("Referrer-Policy", "no-referrer")
         .header("Cache-Control", "no-cache")
 }
+
+/// Why what is not a request for a WebSocket, where it should be one, is refused.
+const BAD_UPGRADE: &str = "bad_upgrade";
 
 /// How long a refused client should wait, in seconds.
 pub(super) const RETRY_AFTER_SECS: &str = "5";

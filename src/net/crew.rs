@@ -11,6 +11,12 @@ pub(crate) trait Crew {
     /// How many jobs a worker can be handed now.
     fn free(&self, worker: usize) -> usize;
 
+    /// How many jobs a worker has, waiting or being done.
+    fn queued(&self, worker: usize) -> usize;
+
+    /// How many effects wait for the loop.
+    fn effects_len(&self) -> usize;
+
     /// Takes a job to be handed over. There is room, as [`Crew::free`] said before.
     fn hand_over(&mut self, now: Now, worker: usize, job: Job);
 

@@ -22,7 +22,6 @@
 //! has announced is remembered until it has been read or written to the end.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,14 +32,19 @@ use rustls::ServerConfig;
 use super::budget;
 use super::control::{Order, Orders};
 use super::crew::Crew;
+use super::error::LoopError;
 use super::farewell::FarewellLog;
+use super::last_ends::LastEnds;
 use super::listener::{Accepted, Listener};
+use super::meter::{Meter, Phase};
+use super::readiness::{list_readable, register, special_number, token_bits};
+use super::reports::{DebugView, LoopFigures, Reports};
 use super::socket::{ReadOutcome, Socket};
 use super::supervision::{Sizes, Supervision};
-use super::tls::{Session, Sessions};
+use super::tls::{self, Sessions};
 use crate::base::{CloseReason, ConnId, Instant, Now};
 use crate::clock;
-use crate::hub::{Hub, HubCounters, Inquiry, NodeFigures, Reading, SocketAction};
+use crate::hub::{Hub, Inquiry, Reading, SocketAction};
 
 /// The loop with everything it owns.
 pub(crate) struct EventLoop<C> {
@@ -58,12 +62,13 @@ pub(crate) struct EventLoop<C> {
     readable: VecDeque<ConnId>,
     scratch: Box<[u8]>,
     counters: LoopCounters,
+    last_ends: LastEnds,
     /// Once the daemon is ending: when it does not wait any longer.
     ending: Option<Instant>,
 }
 
 /// What the loop itself has counted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct LoopCounters {
     /// Turns.
     pub(crate) turns: u64,
@@ -71,46 +76,8 @@ pub(crate) struct LoopCounters {
     pub(crate) accept_pauses: u64,
     /// TLS handshakes that came to their end.
     pub(crate) tls_handshakes: u64,
-}
-
-/// Why the loop cannot go on.
-#[derive(Debug)]
-pub(crate) enum LoopError {
-    /// The kernel does not give events.
-    Poll(io::Error),
-    /// A worker thread has died.
-    Worker,
-}
-
-impl fmt::Display for LoopError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Poll(_) => f.write_str("cannot wait for events"),
-            Self::Worker => f.write_str("a worker thread has died"),
-        }
-    }
-}
-
-impl std::error::Error for LoopError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Poll(source) => Some(source),
-            Self::Worker => None,
-        }
-    }
-}
-
-/// Makes the text of the metrics.
-pub(crate) type MetricsText = Box<dyn Fn(&HubCounters, LoopCounters) -> String + Send>;
-
-/// What the loop asks of the rest of the program.
-pub(crate) struct Reports {
-    /// Makes the text of the metrics.
-    pub(crate) metrics: MetricsText,
-    /// Looks up the figures of the node.
-    pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
-    /// Who watches this loop, if anybody does.
-    pub(crate) supervision: Option<Supervision>,
+    /// Where its time went.
+    pub(crate) meter: Meter,
 }
 
 impl<C: Crew> EventLoop<C> {
@@ -147,7 +114,13 @@ impl<C: Crew> EventLoop<C> {
             farewells: FarewellLog::default(),
             readable: VecDeque::new(),
             scratch: vec![0; budget::READ_BYTES].into(),
-            counters: LoopCounters::default(),
+            counters: LoopCounters {
+                turns: 0,
+                accept_pauses: 0,
+                tls_handshakes: 0,
+                meter: Meter::new(clock::read_instant()),
+            },
+            last_ends: LastEnds::default(),
             ending: None,
         })
     }
@@ -164,20 +137,35 @@ impl<C: Crew> EventLoop<C> {
             self.wait(now.instant, &mut events)?;
             now = clock::read();
             self.counters.turns += 1;
+            self.counters.meter.wake(now.instant);
             self.note(&events);
-            self.obey(now);
+            let is_told = self.obey(now);
+            // A few events are noted in less time than it takes to say so.
+            let has_many = events.iter().nth(EVENTS_UNTIMED).is_some();
+            self.lap(Phase::Note, is_told || has_many);
+            let has_guests = self.listeners.iter().any(|listener| listener.is_ready);
             self.accept(now);
+            self.lap(Phase::Accept, has_guests);
+            let has_input = !self.readable.is_empty();
             self.receive(now);
-            self.hand_over(now);
-            self.apply_effects(now);
-            self.hub.handle_timeout(now, budget::TIMERS);
+            self.lap(Phase::Receive, has_input);
+            let has_jobs = self.hand_over(now);
+            self.lap(Phase::Jobs, has_jobs);
+            let has_effects = self.apply_effects(now);
+            self.lap(Phase::Effects, has_effects);
+            let is_due = self.hub.handle_timeout(now, budget::TIMERS) > 0;
+            self.lap(Phase::Expire, is_due);
+            let has_output = self.hub.flushes_len() > 0;
             self.flush(now);
-            self.answer_inquiries(now);
+            self.lap(Phase::Flush, has_output);
+            let is_asked = self.answer_inquiries(now);
+            self.lap(Phase::Report, is_asked);
             self.reap(now);
             self.end_if_drained(now);
             self.orders.exchange_calls(now, &mut self.hub);
             self.orders.tell_events(&mut self.hub);
             self.report(now);
+            self.counters.meter.end_turn(Phase::Reap);
             if self.crew.has_failed() {
                 return Err(LoopError::Worker);
             }
@@ -186,6 +174,16 @@ impl<C: Crew> EventLoop<C> {
                 self.orders.tell_events(&mut self.hub);
                 self.farewells.tell_held_back();
                 return Ok(self.crew);
+            }
+        }
+    }
+
+    /// A phase has ended. One that had nothing to do is not worth a reading of the clock.
+    fn lap(&mut self, phase: Phase, had_work: bool) {
+        if had_work {
+            let now = self.counters.meter.end(phase);
+            if phase == Phase::Flush {
+                self.hub.handle_flushed(now);
             }
         }
     }
@@ -239,12 +237,15 @@ impl<C: Crew> EventLoop<C> {
         }
     }
 
-    fn obey(&mut self, now: Now) {
+    /// Returns whether there was an order, or a call.
+    fn obey(&mut self, now: Now) -> bool {
+        let mut is_any = self.orders.has_backlog(&self.hub);
         while let Some(order) = self.orders.poll() {
+            is_any = true;
             match order {
                 Order::Count(reply) => {
                     // Whoever asked may have lost interest.
-                    let _ = reply.try_send((self.hub.counters(), self.counters));
+                    let _ = reply.try_send((self.hub.counters(), self.counters.clone()));
                 }
                 Order::Secrets {
                     token_secret,
@@ -264,6 +265,7 @@ impl<C: Crew> EventLoop<C> {
             log::info!("draining: {left} WebSockets to close");
             self.hub.handle_shutdown(now);
         }
+        is_any
     }
 
     /// Once no WebSocket is left, nobody needs to be told any more that the daemon is draining.
@@ -317,7 +319,7 @@ impl<C: Crew> EventLoop<C> {
                             Ok(id) => {
                                 register(&self.poll, &mut self.hub, id);
                                 if let (false, Some(config)) = (listener.is_admin, &self.tls) {
-                                    begin_tls(config, &mut self.sessions, &mut self.hub, id);
+                                    tls::begin(config, &mut self.sessions, &mut self.hub, id);
                                 }
                             }
                             Err(socket) => drop(socket),
@@ -360,7 +362,12 @@ impl<C: Crew> EventLoop<C> {
             }
             match outcome {
                 ReadOutcome::Empty => socket.has_input = false,
-                ReadOutcome::Again => list_readable(&mut self.readable, id, socket),
+                ReadOutcome::Again => {
+                    if !is_handshaking {
+                        bytes_left = bytes_left.saturating_sub(self.scratch.len());
+                    }
+                    list_readable(&mut self.readable, id, socket);
+                }
                 ReadOutcome::Refused(error) => {
                     socket.has_input = false;
                     log::debug!("tls id={id} error={error}");
@@ -391,14 +398,19 @@ impl<C: Crew> EventLoop<C> {
         }
     }
 
-    fn hand_over(&mut self, now: Now) {
+    /// Returns whether there were jobs.
+    fn hand_over(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         while let Some((worker, job)) = self.hub.poll_job() {
             self.crew.hand_over(now, worker, job);
+            is_any = true;
         }
         self.crew.end_of_jobs(now);
+        is_any
     }
 
-    fn apply_effects(&mut self, now: Now) {
+    /// Returns whether there were effects.
+    fn apply_effects(&mut self, now: Now) -> bool {
         let mut pushes = 0;
         while pushes < budget::PUSHES && !self.hub.wants_flush() {
             let Some(effect) = self.crew.poll_effect() else {
@@ -408,6 +420,7 @@ impl<C: Crew> EventLoop<C> {
         }
         self.grant_credits(now);
         self.resume_reading();
+        pushes > 0
     }
 
     fn flush(&mut self, now: Now) {
@@ -428,12 +441,33 @@ impl<C: Crew> EventLoop<C> {
         self.resume_reading();
     }
 
-    fn answer_inquiries(&mut self, now: Now) {
+    /// Returns whether anything was asked.
+    fn answer_inquiries(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         while let Some(inquiry) = self.hub.poll_inquiry() {
+            is_any = true;
             match inquiry {
                 Inquiry::Metrics(id) => {
-                    let text = (self.reports.metrics)(&self.hub.counters(), self.counters);
-                    self.hub.handle_metrics(now, id, &text);
+                    self.hub.sample_queues();
+                    let text = (self.reports.metrics)(&self.hub.counters(), &self.figures());
+                    self.hub.handle_report(now, id, METRICS_TYPE, &text);
+                }
+                Inquiry::Loop(id) => {
+                    let figures = self.hub.figures(now);
+                    let text = (self.reports.debug)(&DebugView {
+                        now,
+                        hub: &self.hub.counters(),
+                        figures: &figures,
+                        turning: &self.figures(),
+                        last_ends: &self.last_ends,
+                    });
+                    self.hub.handle_report(now, id, "application/json", &text);
+                }
+                Inquiry::MalformedForward(proxy) => {
+                    log::warn!(
+                        "the trusted proxy {proxy} sends an X-Forwarded-For that is no list of \
+                         addresses: such clients have its own"
+                    );
                 }
                 Inquiry::Node(part) => {
                     let figures = (self.reports.node)();
@@ -441,6 +475,7 @@ impl<C: Crew> EventLoop<C> {
                 }
             }
         }
+        is_any
     }
 
     fn reap(&mut self, now: Now) {
@@ -452,6 +487,7 @@ impl<C: Crew> EventLoop<C> {
             // Closing the descriptor takes it out of the poll.
             drop(socket);
             self.farewells.say(now.instant, &farewell);
+            self.last_ends.remember(now, farewell);
             is_any = true;
         }
         self.farewells.tell_if_due(now.instant);
@@ -472,6 +508,16 @@ impl<C: Crew> EventLoop<C> {
                 rooms: self.hub.rooms_len(),
             };
             supervision.handle_turn(now.instant, sizes);
+        }
+    }
+
+    fn figures(&self) -> LoopFigures<'_> {
+        LoopFigures {
+            counters: &self.counters,
+            jobs: (0..self.crew.len())
+                .map(|worker| self.crew.queued(worker))
+                .collect(),
+            effects: self.crew.effects_len(),
         }
     }
 
@@ -543,56 +589,11 @@ impl<C: Crew> EventLoop<C> {
     }
 }
 
-/// Puts TLS under a connection that was just accepted.
-fn begin_tls(
-    config: &Arc<ServerConfig>,
-    sessions: &mut Sessions,
-    hub: &mut Hub<Socket>,
-    id: ConnId,
-) {
-    match Session::new(config) {
-        Ok(session) => sessions.insert(id.slot, session),
-        Err(error) => {
-            log::warn!("no TLS for a connection: {error}");
-            hub.handle_eof(id, CloseReason::Internal);
-        }
-    }
-}
+/// Events that are not worth the time of timing them.
+const EVENTS_UNTIMED: usize = 64;
 
-/// Puts a socket that there may be something to read from into the list of those, unless it is there
-/// or the hub wants nothing from it.
-fn list_readable(readable: &mut VecDeque<ConnId>, id: ConnId, socket: &mut Socket) {
-    if socket.has_input && !socket.is_paused && !socket.is_listed {
-        socket.is_listed = true;
-        readable.push_back(id);
-    }
-}
-
-/// Registers a socket for reading and writing, once and for all.
-fn register(poll: &Poll, hub: &mut Hub<Socket>, id: ConnId) {
-    let Some(socket) = hub.socket_mut(id) else {
-        return;
-    };
-    let token = Token(id.to_bits() as usize);
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    if let Err(error) = poll
-        .registry()
-        .register(&mut socket.stream, token, interest)
-    {
-        // Its end, for an internal reason, is a warning, and those are limited.
-        log::debug!("a connection cannot be polled: {error}");
-        hub.handle_eof(id, CloseReason::Internal);
-    }
-}
-
-/// Tokens that are no connection's: its slot is never `u32::MAX`.
-const fn token_bits(number: usize) -> usize {
-    number << 32 | u32::MAX as usize
-}
-
-fn special_number(bits: usize) -> Option<usize> {
-    (bits as u32 == u32::MAX).then_some(bits >> 32)
-}
+/// The type of the text of the metrics.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4";
 
 /// Longest wait for connections to end once told to stop.
 const ENDING_MAX: Duration = Duration::from_secs(4);

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::base::{CloseReason, Instant, Severity};
+use crate::base::{CloseReason, Instant, Severity, shown_address};
 use crate::hub::Farewell;
 
 /// The ends of connections, as the log tells them.
@@ -28,7 +28,9 @@ impl FarewellLog {
             code,
             opened_at,
             traffic,
+            ..
         } = farewell;
+        let peer = shown_address(*peer);
         let mut level = level_of(*reason);
         // Lines of level debug are there for who wants all of them.
         if level < log::Level::Debug {
@@ -181,6 +183,7 @@ mod tests {
         let farewell = |reason| Farewell {
             id: crate::base::ConnId::NONE,
             peer: ([127, 0, 0, 1], 1).into(),
+            identity: None,
             reason,
             code: 0,
             opened_at: at(0),

@@ -6,15 +6,22 @@
 mod budget;
 mod control;
 mod crew;
+mod error;
 mod event_loop;
 mod farewell;
+mod last_ends;
 mod listener;
+mod meter;
+mod readiness;
+mod reports;
 mod socket;
 mod supervision;
 mod tls;
 
 pub(crate) use control::{Answer, Control, EventSender, NotTaken, control};
 pub(crate) use crew::Crew;
-pub(crate) use event_loop::{EventLoop, LoopCounters, LoopError, Reports};
+pub(crate) use error::LoopError;
+pub(crate) use event_loop::EventLoop;
 pub(crate) use listener::Listener;
+pub(crate) use reports::{DebugView, LoopFigures, Reports};
 pub(crate) use supervision::Supervision;

@@ -18,9 +18,10 @@ use mio::net::TcpStream;
 use rustls::{Error, InvalidMessage, ServerConfig, ServerConnection};
 
 use super::budget;
-use super::socket::{ReadOutcome, uninterrupted};
+use super::socket::{ReadOutcome, Socket, uninterrupted};
+use crate::base::{CloseReason, ConnId};
 use crate::conn::send_queue::SendQueue;
-use crate::hub::Written;
+use crate::hub::{Hub, Written};
 
 /// The sessions of the TLS connections, by slot.
 #[derive(Debug, Default)]
@@ -29,6 +30,22 @@ pub(super) struct Sessions(Vec<Option<Box<Session>>>);
 /// One TLS connection.
 #[derive(Debug)]
 pub(super) struct Session(ServerConnection);
+
+/// Puts TLS under a connection that was just accepted.
+pub(super) fn begin(
+    config: &Arc<ServerConfig>,
+    sessions: &mut Sessions,
+    hub: &mut Hub<Socket>,
+    id: ConnId,
+) {
+    match Session::new(config) {
+        Ok(session) => sessions.insert(id.slot, session),
+        Err(error) => {
+            log::warn!("no TLS for a connection: {error}");
+            hub.handle_eof(id, CloseReason::Internal);
+        }
+    }
+}
 
 impl Sessions {
     /// Adds the session of a connection.

@@ -216,10 +216,15 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
 
 fn listener_values(config: &Config) -> Vec<(&'static str, String)> {
     let admin = config.admin_listen.map(|address| address.to_string());
+    let proxies = match &config.trusted_proxies[..] {
+        [] => "none".to_owned(),
+        networks => list(networks),
+    };
     vec![
         ("--listen", list(&config.listen)),
         ("--admin-listen", or_off(admin)),
         ("--allowed-origin", config.allowed_origins.to_string()),
+        ("--trusted-proxy", proxies),
         ("--workers", config.workers.to_string()),
     ]
 }

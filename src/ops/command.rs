@@ -17,7 +17,7 @@ use crate::base::{Glob, Secret, UserId};
 
 use super::cli::{self, Cli};
 use super::config::{ConfigError, parse_globs};
-use super::secret;
+use super::{quantity, secret};
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -114,7 +114,7 @@ pub struct TokenOptions {
         env = "ROOMCAST_TTL",
         value_name = "DURATION",
         default_value = "1h",
-        value_parser = cli::parse_duration
+        value_parser = quantity::parse_duration
     )]
     pub ttl: Duration,
 

@@ -24,7 +24,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use log::LevelFilter;
 use rustls::ServerConfig;
 
-use crate::base::{AllowedOrigins, Glob, LimitError, Limits, OriginPattern, RoomName, Secret};
+use crate::base::{
+    AllowedOrigins, Glob, LimitError, Limits, Network, NetworkError, OriginPattern, RoomName,
+    Secret,
+};
 
 use super::certificate;
 use super::cli::Cli;
@@ -58,6 +61,8 @@ pub struct Config {
     pub tls: Option<Arc<ServerConfig>>,
     /// Files that SIGHUP reads or opens again.
     pub files: ConfigFiles,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
     /// Least important lines that are logged.
     pub log_level: LevelFilter,
     /// Every other bound.
@@ -144,6 +149,7 @@ impl Config {
             api_key,
             tls,
             files,
+            trusted_proxies: parse_networks(&cli.trusted_proxy)?,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -328,6 +334,15 @@ fn parse_origins(texts: &[String]) -> Result<AllowedOrigins, ConfigError> {
     Ok(AllowedOrigins::new(patterns))
 }
 
+fn parse_networks(texts: &[String]) -> Result<Vec<Network>, ConfigError> {
+    let read = |text: &String| {
+        text.parse().map_err(|error: NetworkError| {
+            ConfigError::quoting("--trusted-proxy", text, error.to_string())
+        })
+    };
+    texts.iter().map(read).collect()
+}
+
 /// Reads patterns for room names.
 pub(super) fn parse_globs(
     option: &'static str,
@@ -441,6 +456,8 @@ mod tests {
             "--listen=127.0.0.1:0",
             "--listen=[::1]:80",
             "--allowed-origin=https://a.test",
+            "--trusted-proxy=10.1.2.3/8",
+            "--trusted-proxy=::1",
         ])
         .expect("all of it holds");
         let limits = &config.limits;
@@ -479,6 +496,8 @@ mod tests {
         assert_eq!((config.workers, config.log_level), (0, LevelFilter::Trace));
         assert_eq!((config.listen.len(), config.admin_listen), (3, None));
         assert!(config.allowed_origins.allows("https://a.test", "b.test"));
+        let proxies = format!("{:?}", config.trusted_proxies);
+        assert_eq!(proxies, "[10.0.0.0/8, ::1/128]");
     }
 
     #[test]
@@ -546,6 +565,10 @@ mod tests {
                 "--admin-listen is \"[::1]:7\": must not name the same address and port as",
             ),
             (&["--workers=257"], "--workers is 257: must be at most 256"),
+            (
+                &["--trusted-proxy=10.0.0.0/33"],
+                "--trusted-proxy is \"10.0.0.0/33\": must be an IP address, or one with",
+            ),
             (
                 &["--allowed-origin=https://a.test/x"],
                 "--allowed-origin is \"https://a.test/x\": must end after the host",

@@ -18,6 +18,7 @@ pub mod file_limit;
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod quantity;
 pub mod secret;
 pub mod signal;
 pub mod systemd;

@@ -10,6 +10,8 @@
 use std::fs;
 use std::time::Duration;
 
+use rlimit::Resource;
+
 use crate::base::Instant;
 
 /// What this process uses.
@@ -77,6 +79,55 @@ impl CpuMeter {
         self.percent
     }
 }
+
+/// Counts the open files of this process.
+///
+/// The kernel says how many there are since Linux 6.2. Before that, the only way is to list them,
+/// which takes milliseconds where there are thousands; so those that are no connections are listed
+/// once, at the start, and the connections are added to them.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFiles {
+    /// Open files that are no connections.
+    others: u64,
+}
+
+impl OpenFiles {
+    /// Begins; there are no connections yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let others = match told_open_files() {
+            Some(_) => 0,
+            None => fs::read_dir(OPEN_FILES).map_or(0, |files| files.count() as u64),
+        };
+        Self { others }
+    }
+
+    /// How many there are now, with so many connections.
+    #[must_use]
+    pub fn count(&self, connections: u64) -> u64 {
+        told_open_files().unwrap_or(self.others + connections)
+    }
+
+    /// How many there may be; 0 if that is not known.
+    #[must_use]
+    pub fn limit() -> u64 {
+        Resource::NOFILE.get_soft().unwrap_or(0)
+    }
+}
+
+impl Default for OpenFiles {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the kernel says of the number of open files, if it does.
+fn told_open_files() -> Option<u64> {
+    let count = fs::metadata(OPEN_FILES).ok()?.len();
+    (count > 0).then_some(count)
+}
+
+const OPEN_FILES: &str = "/proc/self/fd";
 
 /// The name of this host, or `localhost`.
 #[must_use]
@@ -252,5 +303,25 @@ mod tests {
         assert!(after.rss_bytes < 1 << 40, "{after:?}");
         assert!(!host_name().is_empty());
         drop(memory);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn open_files_are_counted() {
+        let files = OpenFiles::new();
+        let held: Vec<_> = (0..500)
+            .map(|_| fs::File::open("/dev/null").expect("a file"))
+            .collect();
+        // Other tests run beside this one, and open and close a few.
+        let with_them = files.count(500);
+        assert!((500..100_000).contains(&with_them), "{with_them}");
+        drop(held);
+        let without = files.count(0);
+        assert!((1..with_them).contains(&without), "{without}");
+        assert!(OpenFiles::limit() >= with_them);
+        assert_eq!(
+            OpenFiles { others: 7 }.count(3) == 10,
+            told_open_files().is_none()
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! Never: decides when to release; the shard does, and always before the room's membership
 //! changes, so that every member receives all of a batch or, having joined later, none of it.
 
-use crate::base::{Offset, RoomName};
+use crate::base::{Compressed, Instant, Offset, RoomName};
 use crate::exchange::{Broadcast, Origin};
 use crate::wire::frame::FramesBuilder;
 use crate::wire::raw::{Publication, WireForm, put_publication};
@@ -15,20 +15,29 @@ pub struct Batch {
     forms: [FramesBuilder; WireForm::COUNT],
     origins: Vec<Origin>,
     last: Offset,
+    /// When the first of them was taken from its publisher, where that is known.
+    taken_at: Option<Instant>,
 }
 
 impl Batch {
+    /// The publication that is appended next was taken from its publisher then.
+    pub fn note_taken(&mut self, at: Instant) {
+        self.taken_at.get_or_insert(at);
+    }
+
     /// Appends a publication, encoding it once for each form that `in_use` says somebody uses.
+    /// Returns what was compressed for it.
     pub fn push(
         &mut self,
         room: &RoomName,
         publication: &Publication<'_>,
         gzip_bytes_min: usize,
         in_use: impl Fn(WireForm) -> bool,
-    ) {
+    ) -> Compressed {
+        let mut compressed = Compressed::default();
         for form in WireForm::ALL {
             if in_use(form) {
-                put_publication(
+                compressed += put_publication(
                     &mut self.forms[form.index()],
                     form,
                     room,
@@ -42,6 +51,7 @@ impl Batch {
             payload_bytes: publication.payload.len() as u32,
         });
         self.last = publication.offset;
+        compressed
     }
 
     /// Whether nothing is gathered.
@@ -81,6 +91,7 @@ impl Batch {
             last: self.last,
             forms,
             origins,
+            taken_at: self.taken_at.take(),
         })
     }
 }

@@ -156,6 +156,11 @@ impl Members {
         self.by_name.get(name).map(|key| &mut self.rooms[*key])
     }
 
+    /// The rooms with members, in no order.
+    pub fn rooms(&self) -> impl Iterator<Item = &Room> {
+        self.rooms.iter().map(|(_, room)| room)
+    }
+
     /// Whether `slot` is a member of `name`. Takes time in the number of rooms of the connection.
     #[must_use]
     pub fn contains(&self, name: &RoomName, slot: u32) -> bool {

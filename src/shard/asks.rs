@@ -1,17 +1,24 @@
 //! What back ends ask of a room: who is in it, what was published in it.
 
 use super::RoomShard;
-use crate::base::{Glob, Now, Offset, RoomName};
+use crate::base::{Glob, Instant, Now, Offset, RoomName};
 use crate::exchange::{CallPart, Effect, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page};
 use crate::wire::api::{ApiCall, ApiCode, HistorySince};
 use crate::wire::raw::Publication;
 
 impl RoomShard {
-    pub(super) fn ask(&mut self, now: Now, part: CallPart, name: RoomName, ask: RoomAsk) {
+    /// Does what a back end asks for, whose call was taken at the second of `times`.
+    pub(super) fn ask(
+        &mut self,
+        times: (Now, Instant),
+        part: CallPart,
+        name: RoomName,
+        ask: RoomAsk,
+    ) {
         let reply = match ask {
             RoomAsk::Publish(publish) => {
-                self.publish_for(now, part, name, publish);
+                self.publish_for(times, part, name, publish);
                 return;
             }
             RoomAsk::Presence => self.presence(&name),

@@ -127,11 +127,18 @@ impl RoomShard {
                 room,
                 identity,
                 payload,
+                taken_at,
             } => {
-                self.publish(now, origin, room, identity.as_ref(), &payload);
+                let times = (now, taken_at);
+                self.publish(times, origin, room, identity.as_ref(), &payload);
             }
             Job::Decode { call, method, body } => self.decode(call, &method, &body),
-            Job::Ask { part, room, ask } => self.ask(now, part, room, *ask),
+            Job::Ask {
+                part,
+                room,
+                ask,
+                taken_at,
+            } => self.ask((now, taken_at), part, room, *ask),
             Job::ListRooms { part, pattern } => self.list_rooms(part, &pattern),
             Job::Encode { part, payload } => self.encode(now, part, &payload),
         }

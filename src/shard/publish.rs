@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::RoomShard;
-use crate::base::{ConnId, Identity, Now, Position, RoomName};
+use crate::base::{Compressed, ConnId, Identity, Instant, Now, Position, RoomName};
 use crate::exchange::{CallPart, Effect, Origin};
 use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCode, Publish};
@@ -11,10 +11,10 @@ use crate::wire::frame::Payload;
 use crate::wire::raw::{self, Publication, WireForm};
 
 impl RoomShard {
-    /// Publishes what a member has sent.
+    /// Publishes what a member has sent: now, and taken from it at the second of `times`.
     pub(super) fn publish(
         &mut self,
-        now: Now,
+        times: (Now, Instant),
         origin: ConnId,
         name: RoomName,
         identity: Option<&Arc<Identity>>,
@@ -26,7 +26,7 @@ impl RoomShard {
             payload_bytes,
         };
         if self
-            .number(now, from, name, identity, payload, true)
+            .number(times, from, name, identity, payload, true)
             .is_none()
         {
             self.effects
@@ -37,11 +37,12 @@ impl RoomShard {
     /// Publishes for a back end; answered when the publication is on its way to every member.
     pub(super) fn publish_for(
         &mut self,
-        now: Now,
+        times: (Now, Instant),
         part: CallPart,
         name: RoomName,
         publish: Publish,
     ) {
+        let (now, _) = times;
         let key = publish.idempotency_key;
         let before = key
             .as_deref()
@@ -53,7 +54,7 @@ impl RoomShard {
         let position = match before {
             Some(position) => Some(position),
             None => self.number(
-                now,
+                times,
                 from,
                 name.clone(),
                 None,
@@ -83,7 +84,7 @@ impl RoomShard {
     /// too many.
     fn number(
         &mut self,
-        now: Now,
+        (now, taken_at): (Now, Instant),
         from: Origin,
         name: RoomName,
         identity: Option<&Arc<Identity>>,
@@ -116,13 +117,16 @@ impl RoomShard {
             payload: payload.bytes(),
         };
         let members = room.members;
-        room.batch
+        room.batch.note_taken(taken_at);
+        let compressed = room
+            .batch
             .push(&name, &publication, gzip_bytes_min, |form| {
                 members[form.index()] > 0
             });
         if is_kept || !room.catching_up.is_empty() {
             room.history.push(&publication, !is_kept, now_s, &bounds);
         }
+        self.totals.count_compressed(compressed);
         self.note_kept(&name);
         if starts_to_gather {
             self.gathering.push_back((now.instant, name));
@@ -133,8 +137,13 @@ impl RoomShard {
     /// Encodes a message that belongs to no room, in every form.
     pub(super) fn encode(&mut self, now: Now, part: CallPart, payload: &Payload) {
         let gzip_bytes_min = self.limits.gzip_bytes_min;
-        let forms =
-            WireForm::ALL.map(|form| raw::announcement(form, now.unix_ms, payload, gzip_bytes_min));
+        let mut compressed = Compressed::default();
+        let forms = WireForm::ALL.map(|form| {
+            let (frames, more) = raw::announcement(form, now.unix_ms, payload, gzip_bytes_min);
+            compressed += more;
+            frames
+        });
+        self.totals.count_compressed(compressed);
         let forms = Box::new(forms);
         self.effects.push_back(Effect::Encoded { part, forms });
     }

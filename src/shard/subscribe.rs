@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::RoomShard;
-use crate::base::{ConnId, Identity, Offset, RoomName, Since};
+use crate::base::{Compressed, ConnId, Identity, Offset, RecoveryOutcome, RoomName, Since};
 use crate::exchange::{Effect, Replay};
 use crate::room::recovery::{Missing, recover};
 use crate::wire::frame::FramesBuilder;
@@ -56,6 +56,14 @@ impl RoomShard {
             is_incomplete: recovery.missing != Missing::Nothing,
             frames,
         });
+        // Who asks for the newest asks for nothing in particular.
+        if matches!(since, Since::Position(_) | Since::Time(_)) {
+            self.totals.count_recovery(match recovery.missing {
+                Missing::Nothing => RecoveryOutcome::Complete,
+                Missing::Known(_) => RecoveryOutcome::Lossy,
+                Missing::Unknown => RecoveryOutcome::Unknown,
+            });
+        }
     }
 
     pub(super) fn catch_up(
@@ -78,9 +86,13 @@ impl RoomShard {
             return;
         };
         let mut frames = FramesBuilder::default();
+        let mut compressed = Compressed::default();
         let mut outcome = Replay::Live(room.last);
         let kept_after = room.history.first().0 - 1;
         let mut skipped = kept_after.saturating_sub(after.max(owed_after).0);
+        if skipped > 0 {
+            self.totals.count_recovery(RecoveryOutcome::Overtaken);
+        }
         if skipped > 0 && !form.is_json() {
             // It is closed instead of being told.
             skipped = 0;
@@ -93,7 +105,8 @@ impl RoomShard {
                     break;
                 }
                 if echo || publication.origin != conn {
-                    put_publication(&mut frames, form, &name, &publication, gzip_bytes_min);
+                    compressed +=
+                        put_publication(&mut frames, form, &name, &publication, gzip_bytes_min);
                 }
             }
         }
@@ -104,6 +117,7 @@ impl RoomShard {
             }
         }
         let frames = (!frames.is_empty()).then(|| frames.take());
+        self.totals.count_compressed(compressed);
         self.effects.push_back(Effect::Replayed {
             conn,
             room: name,
@@ -165,6 +179,7 @@ mod tests {
             room: room(),
             identity: None,
             payload: Payload::text(text.into()),
+            taken_at: Instant::ORIGIN,
         }
     }
 
@@ -363,6 +378,7 @@ mod tests {
                 room,
                 identity: None,
                 payload,
+                taken_at: start,
             };
             shard.handle_job(now(start, number), job);
             shard.handle_timeout(now(start, number));

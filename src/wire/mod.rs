@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod body;
+pub mod forwarded;
 pub mod frame;
 pub mod http;
 pub mod raw;

@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::frame::{Frames, FramesBuilder, Payload, PayloadKind};
-use crate::base::{ConnId, Epoch, Identity, Offset, Position, RoomName, Since, UserId};
+use crate::base::{Compressed, ConnId, Epoch, Identity, Offset, Position, RoomName, Since, UserId};
 
 /// How a member receives publications. Each form in use is encoded once per publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,25 +270,26 @@ pub struct Publication<'a> {
 }
 
 /// Appends a publication to `frames` in the form that members of `room` receive. Publications of at
-/// least `gzip_bytes_min` bytes are compressed in the forms that say so.
+/// least `gzip_bytes_min` bytes are compressed in the forms that say so. Returns what was.
 pub fn put_publication(
     frames: &mut FramesBuilder,
     form: WireForm,
     room: &RoomName,
     publication: &Publication<'_>,
     gzip_bytes_min: usize,
-) {
-    put(frames, form, Some(room), publication, gzip_bytes_min);
+) -> Compressed {
+    put(frames, form, Some(room), publication, gzip_bytes_min)
 }
 
 /// The message to every connection, in one form: like a publication of no room, without a number.
+/// Says, too, what was compressed.
 #[must_use]
 pub fn announcement(
     form: WireForm,
     unix_ms: u64,
     payload: &Payload,
     gzip_bytes_min: usize,
-) -> Arc<Frames> {
+) -> (Arc<Frames>, Compressed) {
     let publication = Publication {
         offset: Offset(0),
         unix_ms,
@@ -298,8 +299,8 @@ pub fn announcement(
         payload: payload.bytes(),
     };
     let mut frames = FramesBuilder::default();
-    put(&mut frames, form, None, &publication, gzip_bytes_min);
-    frames.take()
+    let compressed = put(&mut frames, form, None, &publication, gzip_bytes_min);
+    (frames.take(), compressed)
 }
 
 fn put(
@@ -308,7 +309,7 @@ fn put(
     room: Option<&RoomName>,
     publication: &Publication<'_>,
     gzip_bytes_min: usize,
-) {
+) -> Compressed {
     let envelope;
     let (kind, plain) = if form.is_json() {
         envelope = publication_envelope(room, publication);
@@ -318,10 +319,16 @@ fn put(
     };
     let is_compressed = matches!(form, WireForm::RawGzip | WireForm::JsonGzip);
     if is_compressed && publication.payload.len() >= gzip_bytes_min {
-        frames.push(PayloadKind::Binary, &gzip(plain));
-    } else {
-        frames.push(kind, plain);
+        let small = gzip(plain);
+        frames.push(PayloadKind::Binary, &small);
+        return Compressed {
+            publications: 1,
+            from_bytes: plain.len() as u64,
+            to_bytes: small.len() as u64,
+        };
     }
+    frames.push(kind, plain);
+    Compressed::default()
 }
 
 /// One gzip member (RFC 1952).
@@ -590,7 +597,11 @@ mod tests {
                 payload: &text.as_bytes()[..len],
             };
             let mut frames = FramesBuilder::default();
-            put_publication(&mut frames, form, &room, &publication, 256);
+            let compressed = put_publication(&mut frames, form, &room, &publication, 256);
+            assert_eq!(compressed.publications, u64::from(is_gzip));
+            assert_eq!(compressed.from_bytes >= 256, is_gzip);
+            assert_eq!(compressed.to_bytes > 0, is_gzip);
+            assert!(compressed.to_bytes <= compressed.from_bytes);
             let frames = frames.take();
             assert_eq!(
                 frames.bytes()[0],
@@ -649,12 +660,12 @@ mod tests {
         publication.kind = PayloadKind::Binary;
         assert!(text(&publication).ends_with("\"time\":1763683200123,\"b64\":\"AP8=\"}}"));
         let payload = Payload::text("hi".into());
-        let frames = announcement(WireForm::Json, 5, &payload, 0);
+        let (frames, _) = announcement(WireForm::Json, 5, &payload, 0);
         assert_eq!(
             &frames.bytes()[2..],
             br#"{"publication":{"time":5,"data":"hi"}}"#
         );
-        let frames = announcement(WireForm::RawGzip, 5, &payload, 3);
+        let (frames, _) = announcement(WireForm::RawGzip, 5, &payload, 3);
         assert_eq!(frames.bytes(), b"\x81\x02hi");
         let position = Position {
             epoch: Epoch::from_number(7),

@@ -136,6 +136,11 @@ impl Mailbox {
         self.effects.try_recv().ok()
     }
 
+    /// How many effects are waiting.
+    pub(crate) fn len(&self) -> usize {
+        self.effects.len()
+    }
+
     /// Whether nothing is waiting.
     pub(crate) fn is_empty(&self) -> bool {
         self.effects.is_empty()

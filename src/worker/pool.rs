@@ -85,6 +85,11 @@ impl Pool {
         self.jobs_max - queue.open.load(Ordering::Acquire) - queue.gathered.len()
     }
 
+    /// How many jobs a worker has been sent and not done.
+    pub(crate) fn queued(&self, worker: usize) -> usize {
+        self.queues[worker].open.load(Ordering::Relaxed)
+    }
+
     /// Whether a worker has jobs to do.
     pub(crate) fn is_busy(&self) -> bool {
         let mut queues = self.queues.iter();

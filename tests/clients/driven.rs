@@ -181,6 +181,22 @@ pub(crate) fn brief(event: &Value) -> String {
     text.chars().take(300).collect()
 }
 
+/// Runs a Python script with `input`, which must end in success, and returns its output, one JSON
+/// value a line.
+pub(crate) fn run_python(name: &str, input: &str) -> Vec<Value> {
+    let mut command = Command::new(tool("python/bin/python"));
+    command.arg(script(name)).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("Python");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    stdin.write_all(input.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("a child of ours");
+    assert!(output.status.success(), "{name}: {}", output.status);
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    let read = |line| serde_json::from_str(line).expect("JSON");
+    lines.lines().map(read).collect()
+}
+
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/clients")

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use super::{DEADLINE, Response, Wire, http, wait_for};
+use super::{DEADLINE, Exposition, Response, Wire, http, wait_for};
 
 /// What a daemon gets unless the test says otherwise.
 const DEFAULTS: [(&str, &str, &str); 4] = [
@@ -38,6 +38,7 @@ pub(crate) struct Start {
     open_files_max: Option<(u64, u64)>,
     passed: Vec<Arc<OwnedFd>>,
     is_journal: bool,
+    leaves_log: bool,
 }
 
 impl Start {
@@ -68,7 +69,7 @@ impl Start {
     /// Runs the daemon, which must end by itself, and returns its status and stderr.
     pub(crate) fn run_to_exit(self) -> (ExitStatus, String) {
         let mut child = self.spawn(false);
-        let log = Log::of(&mut child);
+        let log = Log::of(&mut child, None);
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = child.try_wait().expect("a child of ours") {
@@ -87,6 +88,12 @@ impl Start {
     /// Makes the daemon believe that its standard error is the journal.
     pub(crate) fn journal(mut self) -> Self {
         self.is_journal = true;
+        self
+    }
+
+    /// Stops to read the log when the daemon listens, so that the pipe fills.
+    pub(crate) fn leave_log(mut self) -> Self {
+        self.leaves_log = true;
         self
     }
 
@@ -219,7 +226,8 @@ impl Daemon {
     fn spawn(start: &Start) -> Self {
         raise_open_files();
         let mut child = start.spawn(true);
-        let log = Log::of(&mut child);
+        let last = start.leaves_log.then_some("(admin)");
+        let log = Log::of(&mut child, last);
         let mut daemon = Self {
             child,
             log,
@@ -294,6 +302,11 @@ impl Daemon {
             [] if name.contains('{') => 0.0,
             _ => panic!("{} lines of {name} in:\n{text}", values.len()),
         }
+    }
+
+    /// All metrics.
+    pub(crate) fn exposition(&self) -> Exposition {
+        Exposition::parse(&self.metrics())
     }
 
     /// Waits until the metric meets `condition`, and returns its value.
@@ -556,7 +569,8 @@ struct Lines {
 }
 
 impl Log {
-    fn of(child: &mut Child) -> Self {
+    /// Reads it to its end, or until a line ends in `last`.
+    fn of(child: &mut Child, last: Option<&'static str>) -> Self {
         let stderr = child.stderr.take().expect("stderr is piped");
         let shared = Arc::new((Mutex::new(Lines::default()), Condvar::new()));
         let collected = Arc::clone(&shared);
@@ -565,8 +579,10 @@ impl Log {
             for line in BufReader::new(stderr).split(b'\n') {
                 let Ok(line) = line else { break };
                 let line = String::from_utf8_lossy(&line).into_owned();
+                let is_last = last.is_some_and(|last| line.ends_with(last));
                 let mut guard = lines.lock().expect("no panic inside");
                 guard.lines.push(line);
+                guard.is_unread |= is_last;
                 changed.notify_all();
                 while guard.is_unread {
                     guard = changed.wait(guard).expect("no panic inside");

@@ -603,6 +603,17 @@ impl World {
         self.hub.handle_timeout(now, budget);
         self.hand_over();
         self.resume();
+        self.look();
+    }
+
+    /// An operator looks at the queues.
+    fn look(&mut self) {
+        self.hub.handle_flushed(self.now().instant);
+        self.hub.sample_queues();
+        let counters = self.hub.counters();
+        assert!(counters.backlogged <= counters.websockets as u64);
+        let shown = self.hub.figures(self.now()).queues.len();
+        assert_eq!(shown as u64, counters.backlogged.min(20));
     }
 
     // The end.

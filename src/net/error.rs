@@ -1,0 +1,31 @@
+//! What ends the loop without anybody having told it to.
+
+use std::fmt;
+use std::io;
+
+/// Why the loop cannot go on.
+#[derive(Debug)]
+pub(crate) enum LoopError {
+    /// The kernel does not give events.
+    Poll(io::Error),
+    /// A worker thread has died.
+    Worker,
+}
+
+impl fmt::Display for LoopError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Poll(_) => f.write_str("cannot wait for events"),
+            Self::Worker => f.write_str("a worker thread has died"),
+        }
+    }
+}
+
+impl std::error::Error for LoopError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Poll(source) => Some(source),
+            Self::Worker => None,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the loop asks of the rest of the program, and what it shows for it.
+
+use super::event_loop::LoopCounters;
+use super::last_ends::LastEnds;
+use super::supervision::Supervision;
+use crate::base::Now;
+use crate::hub::{Figures, HubCounters, NodeFigures};
+
+/// What the loop asks of the rest of the program.
+pub(crate) struct Reports {
+    /// Makes the text of the metrics.
+    pub(crate) metrics: MetricsText,
+    /// Makes the text that says why it is slow.
+    pub(crate) debug: DebugText,
+    /// Looks up the figures of the node.
+    pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
+    /// Who watches this loop, if anybody does.
+    pub(crate) supervision: Option<Supervision>,
+}
+
+/// Makes the text of the metrics.
+pub(crate) type MetricsText = Box<dyn Fn(&HubCounters, &LoopFigures<'_>) -> String + Send>;
+
+/// Makes the text that says why it is slow.
+pub(crate) type DebugText = Box<dyn Fn(&DebugView<'_>) -> String + Send>;
+
+/// The loop and its workers.
+pub(crate) struct LoopFigures<'a> {
+    /// What the loop has counted.
+    pub(crate) counters: &'a LoopCounters,
+    /// Jobs of each worker, waiting or being done.
+    pub(crate) jobs: Vec<usize>,
+    /// Effects that wait for the loop.
+    pub(crate) effects: usize,
+}
+
+/// Everything that can be seen of a running loop.
+pub(crate) struct DebugView<'a> {
+    pub(crate) now: Now,
+    pub(crate) hub: &'a HubCounters,
+    pub(crate) figures: &'a Figures,
+    pub(crate) turning: &'a LoopFigures<'a>,
+    pub(crate) last_ends: &'a LastEnds,
+}
