@@ -1,14 +1,19 @@
 //! Options from flags and from the environment, each in a process of its own: the environment
 //! belongs to the whole process, so no test may change it under another.
 
+mod harness;
+
 use std::env;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use roomcast::ops::cli::Cli;
 use roomcast::ops::config::Config;
+
+use harness::{Daemon, run_to_exit};
 
 const ARGUMENTS: &str = "CONFIG_TEST_ARGUMENTS";
 
@@ -362,6 +367,74 @@ fn mistyped_variables_are_named_in_a_warning() {
         "",
         r#"["environment variables that name no option are ignored: ROOMCAST_LISTENER"]"#,
     );
+}
+
+#[test]
+fn mistyped_variables_are_named_by_the_daemon_and_by_check() {
+    let variables = [("ROOMCAST_LISTENER", "hunter2"), ("ROOMCAST_PORT", "80")];
+    let expected = "environment variables that name no option are ignored: \
+                    ROOMCAST_LISTENER, ROOMCAST_PORT";
+    let daemon = Daemon::start_env(&[], &variables);
+    let line = daemon.wait_log("name no option");
+    assert!(line.ends_with(&format!("WARN  {expected}")), "{line}");
+    assert!(!daemon.log_lines().join("").contains("hunter2"));
+    let (status, out, _) = run(&variables, "check");
+    assert_eq!(status, Some(0), "{out}");
+    assert!(out.starts_with(&format!("Warning: {expected}\n")), "{out}");
+    assert!(!out.contains("hunter2"), "{out}");
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_option_and_address() {
+    let holder = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let held = holder.local_addr().expect("a bound socket has one");
+    let (taken, everywhere) = (held.to_string(), format!("0.0.0.0:{}", held.port()));
+    let free = "127.0.0.1:0";
+    for (listen, admin, option, address) in [
+        (&*taken, free, "--listen", &taken),
+        (free, &*taken, "--admin-listen", &taken),
+        (&*everywhere, free, "--listen", &everywhere),
+        (&*taken, "off", "--listen", &taken),
+    ] {
+        let (status, error) = run_to_exit(&["--listen", listen, "--admin-listen", admin], &[]);
+        assert_eq!(status.code(), Some(1), "{error}");
+        let expected = format!(
+            "roomcast: {option} {address}: cannot listen: Address already in use (os error 98)"
+        );
+        assert_eq!(error.lines().last(), Some(&*expected), "{error}");
+        assert!(!error.contains("listening on"), "{error}");
+    }
+    // The second of two listeners, and both the same.
+    let two = ["--listen", free, "--listen", &taken, "--admin-listen", free];
+    let (status, error) = run_to_exit(&two, &[]);
+    assert_eq!(status.code(), Some(1), "{error}");
+    assert!(
+        error.contains(&format!("--listen {taken}: cannot listen")),
+        "{error}"
+    );
+    for listen in [&taken, &everywhere] {
+        let (status, error) = run_to_exit(&["--listen", listen, "--admin-listen", &taken], &[]);
+        assert_eq!(status.code(), Some(2), "{error}");
+        let expected = format!(
+            "roomcast: --admin-listen is \"{taken}\": must not name the same address and port as --listen"
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn an_admin_listener_for_everybody_is_refused_with_status_2() {
+    for (variables, args) in [
+        (&[][..], &["--admin-listen", "0.0.0.0:0"][..]),
+        (&[("ROOMCAST_ADMIN_LISTEN", "0.0.0.0:0")], &[]),
+        (&[("ROOMCAST_ADMIN_LISTEN", "0.0.0.0:0")], &["check"]),
+    ] {
+        let (status, error) = run_to_exit(args, variables);
+        assert_eq!(status.code(), Some(2), "{error}");
+        let expected = "roomcast: --admin-listen is \"0.0.0.0:0\": must be a loopback address \
+                        unless --api-key-file is set";
+        assert_eq!(error, expected);
+    }
 }
 
 /// Runs the program itself, without any variable of its own but `variables`. Gives its exit status

@@ -4,13 +4,14 @@
 mod harness;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use harness::{
-    Api, Certificate, Client, Daemon, Dial, Exposition, Frame, SecretFile, Signal, Start, Wire,
-    http, upgrade_request, wait_for, wait_until,
+    Api, Certificate, Client, DAY_S, Daemon, Dial, Exposition, Frame, SecretFile, Signal, Start,
+    Wire, http, upgrade_request, wait_for, wait_until,
 };
 
 /// Something that happens, and what it must move.
@@ -21,7 +22,7 @@ struct Step {
 }
 
 /// Every metric stands in one of them at least.
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step {
         moves: &[
             "connections",
@@ -120,6 +121,10 @@ const STEPS: [Step; 18] = [
         run: a_session_begins,
     },
     Step {
+        moves: &["tls_certificate_expires_seconds"],
+        run: a_certificate_is_renewed,
+    },
+    Step {
         moves: &["draining"],
         run: the_daemon_drains,
     },
@@ -139,8 +144,11 @@ fn every_metric_moves_when_what_it_counts_happens() {
             listed.insert(name);
         }
     }
-    let few = Start::default().open_files_max(256, 1024).start();
-    let more = Start::default().open_files_max(256, 2048).start();
+    let certificate = Certificate::new("ec");
+    let tls = Start::default().args(&["--tls-cert", &certificate.cert()]);
+    let tls = tls.args(&["--tls-key", &certificate.key()]);
+    let few = tls.clone().open_files_max(256, 1024).start();
+    let more = tls.open_files_max(256, 2048).start();
     let (few, more) = (few.exposition(), more.exposition());
     for name in FIXED.iter().map(full) {
         assert!(more.moved_since(&few).contains(&name), "{name}");
@@ -200,6 +208,22 @@ fn a_session_begins() -> (Exposition, Exposition) {
     assert!(done.status.success());
     daemon.wait_metric("roomcast_tls_handshakes_total", |count| count == 1.0);
     (before, daemon.exposition())
+}
+
+fn a_certificate_is_renewed() -> (Exposition, Exposition) {
+    const NAME: &str = "roomcast_tls_certificate_expires_seconds";
+    let [old, new] = [20, 40].map(|days| Certificate::valid(-DAY_S, days * DAY_S));
+    let daemon = Daemon::start(&["--tls-cert", &old.cert(), "--tls-key", &old.key()]);
+    let before = daemon.exposition();
+    for (from, to) in [(new.cert(), old.cert()), (new.key(), old.key())] {
+        fs::copy(from, to).expect("ours");
+    }
+    daemon.signal(Signal::Hup);
+    daemon.wait_metric(NAME, |end| end != before.value(NAME));
+    let after = daemon.exposition();
+    let days = (after.value(NAME) - before.value(NAME)) / DAY_S as f64;
+    assert!((days - 20.0).abs() < 0.01, "{days}");
+    (before, after)
 }
 
 fn the_daemon_drains() -> (Exposition, Exposition) {
@@ -499,10 +523,12 @@ fn stalled(daemon: &Daemon, target: &str) -> Client {
 
 #[test]
 fn the_documentation_lists_every_metric() {
-    let text = std::fs::read_to_string("docs/OPERATIONS.md").expect("the document");
+    let text = fs::read_to_string("docs/OPERATIONS.md").expect("the document");
     let (_, chapter) = text.split_once("\n## Metrics\n").expect("a chapter");
     let (chapter, _) = chapter.split_once("\n## ").expect("another chapter");
-    let daemon = Daemon::start(&[]);
+    let certificate = Certificate::new("ec");
+    let (cert, key) = (certificate.cert(), certificate.key());
+    let daemon = Daemon::start(&["--tls-cert", &cert, "--tls-key", &key]);
     for name in daemon.exposition().families.keys() {
         let short = name.strip_prefix("roomcast_").expect("our prefix");
         let is_listed = |row: &str| {

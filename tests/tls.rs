@@ -1,5 +1,7 @@
-//! TLS on the public listener, with clients that others wrote: `openssl`, Python and Node.
+//! TLS on the public listener, with clients that others wrote: `openssl`, Python, Node and Chromium.
 
+#[path = "browser/chromium.rs"]
+mod chromium;
 #[path = "clients/driven.rs"]
 mod driven;
 mod harness;
@@ -10,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use chromium::Browser;
 use driven::Driven;
 use harness::{Certificate, Daemon, Signal, Wire, Witness, http, run_to_exit, wait_until};
 
@@ -102,6 +105,34 @@ fn messages_of_every_size_go_both_ways() {
 }
 
 #[test]
+fn the_wall_works_in_a_browser() {
+    let certificate = Certificate::new("ec");
+    let daemon = start(&certificate, &[]);
+    // The browser takes this key without a word of anybody else, and no other.
+    let flag = "--ignore-certificate-errors-spki-list";
+    let mut browser = Browser::start_with(&[&format!("{flag}={}", certificate.key_hash())]);
+    let url = format!("https://localhost:{}/?room=r", daemon.addr().port());
+    for (page, user) in [("a", "alice"), ("b", "bob")] {
+        browser.goto(page, &url);
+        assert_eq!(browser.read(page, "location.protocol"), "https:");
+        browser.fill(page, "#user", user);
+        browser.click(page, "#connect");
+        browser.wait_state(page, "open", "connected to r");
+    }
+    assert_eq!(daemon.metric("roomcast_websockets"), 2.0);
+    browser.say("a", "hello over TLS");
+    browser.say("b", "and back");
+    for page in ["a", "b"] {
+        for text in ["hello over TLS", "and back"] {
+            browser.wait(page, "#log .said", text);
+        }
+        assert_eq!(browser.texts(page, "said"), ["hello over TLS", "and back"]);
+        browser.assert_no_complaints(page);
+    }
+    assert_eq!(daemon.closes("tls"), 0.0);
+}
+
+#[test]
 fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
     let [used, old, new] = ["ec", "ec", "rsa:2048"].map(Certificate::new);
     fs::copy(used.cert(), old.cert()).expect("ours");
@@ -163,32 +194,14 @@ fn a_handshake_that_stops_in_the_middle_ends_in_time() {
 }
 
 #[test]
-fn files_that_are_no_pair_are_refused_at_the_start() {
-    let (one, other) = (Certificate::new("ec"), Certificate::new("ec"));
-    let (cert, key, other_key) = (one.cert(), one.key(), other.key());
-    let cases: [(&[&str], &str); 6] = [
-        (&["--tls-cert", &cert], "--tls-key"),
-        (&["--tls-key", &key], "--tls-cert"),
-        (
-            &["--tls-cert", "/nowhere", "--tls-key", &key],
-            "--tls-cert is \"/nowhere\"",
-        ),
-        (
-            &["--tls-cert", &cert, "--tls-key", "/nowhere"],
-            "--tls-key is \"/nowhere\"",
-        ),
-        (
-            &["--tls-cert", &key, "--tls-key", &key],
-            "must hold a certificate",
-        ),
-        (
-            &["--tls-cert", &cert, "--tls-key", &other_key],
-            "must belong to the certificate",
-        ),
-    ];
-    for (args, part) in cases {
-        let (status, stderr) = run_to_exit(args, &[]);
-        assert_eq!(status.code(), Some(2), "{args:?}: {stderr}");
-        assert!(stderr.contains(part), "{args:?}: {stderr}");
+fn one_file_needs_the_other() {
+    let one = Certificate::new("ec");
+    for (option, path, other) in [
+        ("--tls-cert", one.cert(), "--tls-key"),
+        ("--tls-key", one.key(), "--tls-cert"),
+    ] {
+        let (status, stderr) = run_to_exit(&[option, &path], &[]);
+        assert_eq!(status.code(), Some(2), "{option}: {stderr}");
+        assert!(stderr.contains(other), "{option}: {stderr}");
     }
 }

@@ -8,15 +8,15 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustls::ServerConfig;
 
 use super::handle::Handle;
 use crate::base::Secret;
-use crate::ops::certificate;
+use crate::ops::certificate::{self, Certificate};
 use crate::ops::config::{ConfigError, ConfigFiles};
 use crate::ops::log::{self, LogSwitch};
 use crate::ops::process::ProcessFigures;
@@ -46,6 +46,7 @@ impl Chores {
         files: ConfigFiles,
         log: LogSwitch,
         manager: Option<Notifier>,
+        expiry: Arc<AtomicU64>,
     ) -> io::Result<Self> {
         // What is asked for while it waits already is done with it.
         let (reload, reloads) = bounded(1);
@@ -55,6 +56,7 @@ impl Chores {
             files,
             log,
             manager,
+            expiry,
             started_at: Instant::now(),
         };
         thread::Builder::new()
@@ -79,6 +81,8 @@ struct Worker {
     log: LogSwitch,
     /// The service manager, which wants to know of a reload.
     manager: Option<Notifier>,
+    /// When the certificate expires, for the metrics.
+    expiry: Arc<AtomicU64>,
     started_at: Instant,
 }
 
@@ -110,8 +114,11 @@ impl Worker {
         );
         let api_key = reread(self.files.api_key.as_deref(), secret::read_api_key);
         self.handle.set_secrets(token_secret, api_key);
-        if let Some(tls) = self.reread_certificate() {
-            self.handle.set_tls(tls);
+        if let Some(certificate) = self.reread_certificate() {
+            tell_expiry(&certificate);
+            self.expiry
+                .store(certificate.expires_unix_s, Ordering::Relaxed);
+            self.handle.set_tls(certificate.config);
         }
         ::log::info!("reloaded");
     }
@@ -131,16 +138,16 @@ impl Worker {
     }
 
     /// Reads the certificate anew, for new connections; `None` if there is none, or no good one.
-    fn reread_certificate(&self) -> Option<Arc<ServerConfig>> {
+    fn reread_certificate(&self) -> Option<Certificate> {
         let (cert, key) = self.files.tls.as_ref()?;
         let mut warnings = Vec::new();
         let unix_ms = crate::clock::read().unix_ms;
         match certificate::read(cert, key, unix_ms, &mut warnings) {
-            Ok(config) => {
+            Ok(certificate) => {
                 for warning in warnings {
                     ::log::warn!("{warning}");
                 }
-                Some(config)
+                Some(certificate)
             }
             Err(error) => {
                 ::log::error!("{error}; the old one stays");
@@ -180,6 +187,11 @@ impl Worker {
             self.started_at.elapsed().as_secs(),
         );
     }
+}
+
+/// Logs until when the certificate is good.
+pub(super) fn tell_expiry(certificate: &Certificate) {
+    ::log::info!("the certificate of --tls-cert {certificate}");
 }
 
 /// Reads a secret anew; `None` if there is no file or nothing good in it.

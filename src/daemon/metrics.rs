@@ -1,5 +1,8 @@
 //! Names for what the parts have counted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::base::{CloseReason, RecoveryOutcome, RoomBudget, ShardTotals};
 use crate::hub::HubCounters;
 use crate::net::LoopFigures;
@@ -12,6 +15,8 @@ pub(super) struct Sources {
     pub(super) rooms: RoomBudget,
     pub(super) shards: ShardTotals,
     pub(super) files: OpenFiles,
+    /// When the certificate expires, in seconds since 1970; `None` without TLS.
+    pub(super) certificate_expiry: Option<Arc<AtomicU64>>,
     /// When the daemon started, in milliseconds since 1970.
     pub(super) start_unix_ms: u64,
 }
@@ -21,6 +26,13 @@ pub(super) fn render(sources: &Sources, hub: &HubCounters, turning: &LoopFigures
     let mut text = Exposition::default();
     put_sizes(&mut text, sources, hub);
     put_comings_and_goings(&mut text, hub, turning);
+    if let Some(expiry) = &sources.certificate_expiry {
+        text.gauge(
+            "tls_certificate_expires_seconds",
+            "When the certificate expires, in seconds since 1970; 0 if it is never valid.",
+            expiry.load(Ordering::Relaxed),
+        );
+    }
     put_traffic(&mut text, sources, hub);
     put_loop(&mut text, hub, turning);
     put_process(&mut text, sources, hub);

@@ -65,6 +65,8 @@ pub struct Server {
     handle: Handle,
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
+    /// When the certificate expires, in seconds since 1970; whoever changes it stores it here.
+    certificate_expiry: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), LoopError>>,
 }
 
@@ -198,12 +200,15 @@ impl Server {
         if wants_events {
             hub.want_events();
         }
+        let certificate_expiry = tls.as_ref().map_or(0, |tls| tls.expires_unix_s);
+        let certificate_expiry = Arc::new(AtomicU64::new(certificate_expiry));
         let reports = Reports {
             metrics: {
                 let sources = metrics::Sources {
                     rooms: budget.clone(),
                     shards: totals.clone(),
                     files: OpenFiles::new(),
+                    certificate_expiry: tls.is_some().then(|| Arc::clone(&certificate_expiry)),
                     start_unix_ms: start.unix_ms,
                 };
                 Box::new(move |hub, turning| metrics::render(&sources, hub, turning))
@@ -212,6 +217,7 @@ impl Server {
             node: node(),
             supervision,
         };
+        let tls = tls.map(|certificate| certificate.config);
         let thread = thread::Builder::new().name("loop".into());
         let thread = if workers == 0 {
             let shard = RoomShard::new(&limits, 1, budget, start, random()).count_into(totals);
@@ -237,6 +243,7 @@ impl Server {
             handle: Handle::new(control, &limits),
             addresses,
             admin_address,
+            certificate_expiry,
             thread,
         })
     }
@@ -249,6 +256,7 @@ impl Server {
 /// When it cannot start, or cannot go on.
 pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), Box<dyn Error>> {
     let files = config.files.clone();
+    let certificate = config.tls.clone();
     let (public, admin) = (passed.public.len(), usize::from(passed.admin.is_some()));
     if public + admin > 0 {
         log::info!("sockets passed by the service manager: {public} public, {admin} admin");
@@ -260,8 +268,12 @@ pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), 
     let server = Server::build(config, passed, supervision, None)
         .map_err(|error| -> Box<dyn Error> { error })?;
     // Before the first line says that somebody listens: whoever reads it may send a signal.
-    let chores = Chores::start(server.handle(), files, log, manager.clone())?;
+    let expiry = Arc::clone(&server.certificate_expiry);
+    let chores = Chores::start(server.handle(), files, log, manager.clone(), expiry)?;
     watch_signals(server.handle(), chores, manager.clone())?;
+    if let Some(certificate) = certificate {
+        chores::tell_expiry(&certificate);
+    }
     for address in server.addresses() {
         log::info!("listening on {address} (public)");
     }

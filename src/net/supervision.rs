@@ -97,13 +97,14 @@ const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::{Receiver, unbounded};
+    use crossbeam_channel::{Receiver, bounded};
 
     use super::*;
 
     fn supervision(ping_interval: Option<Duration>) -> (Supervision, Receiver<String>) {
-        let (sender, told) = unbounded();
-        let tell = move |text: &str| sender.send(text.to_owned()).expect("the test listens");
+        // More than one turn tells, so that it never waits.
+        let (sender, told) = bounded(8);
+        let tell = move |text: &str| sender.try_send(text.to_owned()).expect("room for it");
         (Supervision::new(ping_interval, tell), told)
     }
 

@@ -110,6 +110,12 @@ impl Session {
                         len => ReadOutcome::Bytes(len, false),
                     };
                 }
+                // The kernel never says so: it is the session that holds no more of a message.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    let error = Error::General(error.to_string());
+                    self.refuse(stream, &error);
+                    return ReadOutcome::Refused(error);
+                }
                 Err(_) => return ReadOutcome::Failed,
             }
             let was_handshaking = self.is_handshaking();

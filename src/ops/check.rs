@@ -201,7 +201,13 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
     values.extend([
         ("--token-secret-file", is_set(config.token_secret.as_ref())),
         ("--api-key-file", is_set(config.api_key.as_ref())),
-        ("--tls-cert", is_set(config.tls.as_ref())),
+        (
+            "--tls-cert",
+            match &config.tls {
+                Some(certificate) => format!("set, {certificate}"),
+                None => is_set::<()>(None),
+            },
+        ),
         ("--tls-key", is_set(config.tls.as_ref())),
         ("--drain-timeout", duration(config.limits.drain_timeout)),
         (

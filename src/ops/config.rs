@@ -18,18 +18,16 @@ use std::fmt;
 use std::iter;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::LevelFilter;
-use rustls::ServerConfig;
 
 use crate::base::{
     AllowedOrigins, Glob, LimitError, Limits, Network, NetworkError, OriginPattern, RoomName,
     Secret,
 };
 
-use super::certificate;
+use super::certificate::{self, Certificate};
 use super::cli::Cli;
 use super::command::TokenOptions;
 use super::secret;
@@ -58,7 +56,7 @@ pub struct Config {
     /// What calls of the HTTP API must carry; `None` where they need no key.
     pub api_key: Option<Secret>,
     /// What the public listeners speak TLS with; `None` where they speak plain HTTP.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Certificate>,
     /// Files that SIGHUP reads or opens again.
     pub files: ConfigFiles,
     /// Whose `X-Forwarded-For` is believed.
@@ -287,9 +285,15 @@ fn parse_admin_listener(
     Ok(Some(address))
 }
 
-/// Port 0 picks a free port each time, so it may be asked for again.
+/// Port 0 picks a free port each time, so it may be asked for again. An unspecified address is
+/// every address of its family.
 fn is_taken(address: SocketAddr, others: &[SocketAddr]) -> bool {
-    address.port() != 0 && others.contains(&address)
+    let is_same = |other: &SocketAddr| {
+        let is_every = address.ip().is_unspecified() || other.ip().is_unspecified();
+        let is_every = is_every && address.is_ipv4() == other.is_ipv4();
+        address.port() == other.port() && (is_every || address.ip() == other.ip())
+    };
+    address.port() != 0 && others.iter().any(is_same)
 }
 
 /// Reads an address and port. No other host name than `localhost` is looked up: a listener's
@@ -564,6 +568,18 @@ mod tests {
                 &["--listen=[::1]:7", "--admin-listen=[::1]:7"],
                 "--admin-listen is \"[::1]:7\": must not name the same address and port as",
             ),
+            (
+                &["--listen=127.0.0.1:7", "--listen=0.0.0.0:7"],
+                "--listen is \"0.0.0.0:7\": must not name the same address and port twice",
+            ),
+            (
+                &["--listen=0.0.0.0:7", "--admin-listen=127.0.0.1:7"],
+                "--admin-listen is \"127.0.0.1:7\": must not name the same address and port as",
+            ),
+            (
+                &["--listen=[::]:7", "--admin-listen=[::1]:7"],
+                "--admin-listen is \"[::1]:7\": must not name the same address and port as",
+            ),
             (&["--workers=257"], "--workers is 257: must be at most 256"),
             (
                 &["--trusted-proxy=10.0.0.0/33"],
@@ -635,6 +651,9 @@ mod tests {
             &["--listen=127.0.0.1:80", "--listen=127.0.0.1:81"],
             &["--listen=127.0.0.1:80", "--listen=127.0.0.2:80"],
             &["--listen=127.0.0.1:0", "--admin-listen=127.0.0.1:0"],
+            &["--listen=0.0.0.0:0", "--admin-listen=127.0.0.1:0"],
+            &["--listen=0.0.0.0:80", "--admin-listen=[::1]:80"],
+            &["--listen=0.0.0.0:80", "--admin-listen=127.0.0.1:81"],
             &["--admin-listen=127.8.0.1:7778"],
             &["--admin-listen=[::1]:7778"],
             &["--admin-listen=[::ffff:127.0.0.1]:7778"],

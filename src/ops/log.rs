@@ -442,7 +442,7 @@ impl fmt::Write for Line {
 }
 
 /// Milliseconds since 1970, shown as `2026-11-21T01:17:10.123Z`.
-struct Utc(u64);
+pub(super) struct Utc(pub(super) u64);
 
 impl fmt::Display for Utc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -24,7 +24,12 @@ pub(crate) struct Browser(Driven);
 
 impl Browser {
     pub(crate) fn start() -> Self {
-        let browser = Driven::browser();
+        Self::start_with(&[])
+    }
+
+    /// One with these flags beside the usual ones.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
+        let browser = Driven::browser(flags);
         browser.expect("ok");
         Self(browser)
     }

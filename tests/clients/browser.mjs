@@ -3,7 +3,7 @@
 // Reads one JSON order a line from standard input and answers each with one JSON line: `ok`, or
 // `failed` with the reason. Every order names its `page`; a new name opens a new page, all of them in
 // one profile. Waits are bounded by `timeout` in milliseconds. Ends when its input ends, and then
-// takes the browser's profile away.
+// takes the browser's profile away. Its arguments are the browser's path and more flags for it.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,7 @@ import { createInterface } from 'node:readline';
 // `require` looks into NODE_PATH, where the packages live; `import` does not.
 const { chromium } = createRequire(import.meta.url)('playwright-core');
 
-const [executablePath] = process.argv.slice(2);
+const [executablePath, ...flags] = process.argv.slice(2);
 const timeout = 20_000;
 const profile = mkdtempSync(join(tmpdir(), 'roomcast-browser-'));
 const tell = (event, fields = {}) => process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
@@ -84,7 +84,7 @@ try {
     headless: true,
     // Nothing but the pages' own traffic leaves this browser; root has no sandbox to give it.
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage'],
+      '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage', ...flags],
   });
   tell('ok');
   for await (const line of createInterface({ input: process.stdin })) {

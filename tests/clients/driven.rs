@@ -22,7 +22,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How long a program may take for one event. A browser's start on a busy machine takes seconds.
 const EVENT_DEADLINE: Duration = Duration::from_secs(40);
@@ -48,8 +48,14 @@ impl Driven {
 
     /// The same over TLS, for a server whose certificate this file vouches for.
     pub(crate) fn python_tls(url: &str, authority: &str) -> Self {
+        Self::python_tls_with(url, authority, &json!({}))
+    }
+
+    /// The same with more arguments of `connect`, such as `additional_headers`.
+    pub(crate) fn python_tls_with(url: &str, authority: &str, arguments: &Value) -> Self {
         let mut command = Command::new(tool("python/bin/python"));
         command.arg(script("websockets_client.py")).arg(url);
+        command.arg(arguments.to_string());
         command.env("SSL_CERT_FILE", authority);
         Self::spawn("Python websockets", command)
     }
@@ -75,12 +81,12 @@ impl Driven {
         Self::spawn("npm ws", command)
     }
 
-    /// A headless Chromium.
-    pub(crate) fn browser() -> Self {
+    /// A headless Chromium, with these flags beside the usual ones.
+    pub(crate) fn browser(flags: &[&str]) -> Self {
         let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
         require(Path::new(&chromium));
         let mut command = node_script("browser.mjs", "playwright-core");
-        command.arg(chromium);
+        command.arg(chromium).args(flags);
         Self::spawn("Chromium", command)
     }
 

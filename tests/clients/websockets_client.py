@@ -1,7 +1,8 @@
 """A WebSocket client under orders, built on the PyPI package `websockets`.
 
 Reads one JSON order a line from standard input and prints one JSON event a line; the words of both
-are those of `ws_client.mjs` and are told in `driven.rs`. Ends when its input ends.
+are those of `ws_client.mjs` and are told in `driven.rs`. Ends when its input ends. Behind the URL
+may stand a JSON object with more arguments of `connect`.
 """
 
 import asyncio
@@ -53,14 +54,15 @@ async def obey(order, socket):
             raise ValueError(f"unknown order {unknown}")
 
 
-async def main(url):
+async def main(url, arguments="{}"):
     orders = asyncio.StreamReader(limit=LINE_BYTES_MAX)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
     )
     try:
         # `proxy=None`: a proxy of the environment must not come between us and the server.
-        socket = await connect(url, proxy=None, open_timeout=20, close_timeout=20)
+        more = json.loads(arguments)
+        socket = await connect(url, proxy=None, open_timeout=20, close_timeout=20, **more)
     except InvalidStatus as refused:
         tell("refused", status=refused.response.status_code)
         return
@@ -75,4 +77,4 @@ async def main(url):
     await receiver
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(*sys.argv[1:]))

@@ -34,7 +34,7 @@ mod wire;
 mod witness;
 
 pub(crate) use api::{Api, error_of, history, post_request};
-pub(crate) use certificate::Certificate;
+pub(crate) use certificate::{Certificate, DAY_S, date};
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use envelope::{json_member, next, publication};

@@ -155,6 +155,14 @@ impl Wire {
         self.buffer.len() - before
     }
 
+    /// Takes the next `len` bytes; fewer if the stream ends before.
+    pub(crate) fn take_some(&mut self, len: usize) -> Vec<u8> {
+        let deadline = Instant::now() + DEADLINE;
+        while self.buffer.len() < len && matches!(self.fill(deadline), Ok(true)) {}
+        let len = len.min(self.buffer.len());
+        self.buffer.drain(..len).collect()
+    }
+
     /// Reads one HTTP answer; what follows it stays in the buffer.
     pub(crate) fn response(&mut self) -> Response {
         self.response_to(false)
