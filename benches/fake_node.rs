@@ -90,6 +90,7 @@ impl FakeNode {
             let action = self.hub.handle_written(self.now, id, written);
             note(id, action);
         }
+        self.hub.handle_flushed(self.now.instant);
     }
 
     pub(crate) fn deliveries(&self) -> u64 {
