@@ -1,5 +1,5 @@
 //! What the pages show of what happens, in a real browser: comments that fly over the wall at
-//! `GET /`, and the figures of the dashboard on the admin listener.
+//! `GET /`. What the dashboard shows is in `dashboard.rs`.
 
 #[path = "browser/chromium.rs"]
 mod chromium;
@@ -12,7 +12,7 @@ mod relay;
 use serde_json::{Value, json};
 
 use chromium::{Browser, Publisher, page_url};
-use harness::{Api, Client, Daemon, Signal};
+use harness::{Api, Client, Daemon};
 use relay::Relay;
 
 /// Pairs of comments that touch, and comments outside of every lane, as `[touching, flying, lanes]`.
@@ -347,7 +347,7 @@ fn who_wants_no_motion_gets_comments_that_stand_still() {
 }
 
 #[test]
-fn the_pages_fit_a_phone() {
+fn the_wall_fits_a_phone() {
     let daemon = Daemon::start(&[]);
     let mut browser = Browser::start();
     let none = json!([]);
@@ -368,104 +368,7 @@ fn the_pages_fit_a_phone() {
         browser.click(&page, "#disconnect");
         browser.wait_state(&page, "closed", "closed 1000");
         assert_eq!(browser.read(&page, MISFITS), none, "{page}, after");
-
-        let page = format!("dashboard, {page}");
-        browser.size(&page, width, height);
-        browser.goto(&page, &format!("http://{}/", daemon.admin()));
-        browser.wait_state(&page, "live", "live");
-        browser.wait(&page, "#reasons td", "normal");
-        browser.wait(&page, "figure:visible figcaption", "Connections");
-        assert_eq!(browser.read(&page, MISFITS_OF_PLAIN_PAGE), none, "{page}");
     }
-}
-
-/// As [`MISFITS`], but tables scroll in their own frames.
-const MISFITS_OF_PLAIN_PAGE: &str = "[...document.querySelectorAll('header *, figure, .tile, article')]
-    .filter((part) => part.getClientRects().length && part.getBoundingClientRect().right > innerWidth + 0.5)
-    .map((part) => part.id || part.tagName)
-    .concat(document.documentElement.scrollWidth > innerWidth ? ['the page'] : [])";
-
-// --- The dashboard ------------------------------------------------------------------------------
-
-#[test]
-fn the_dashboard_moves_with_the_load_and_survives_a_restart() {
-    let mut daemon = Daemon::start(&[]);
-    let url = format!("http://{}/", daemon.admin());
-    let mut browser = Browser::start();
-    browser.goto("d", &url);
-    browser.wait_state("d", "live", "live");
-    let mut bob = Publisher::new(&daemon, "room=r");
-    let members: Vec<Client> = (0..20)
-        .map(|_| Client::connect(&daemon, "/ws?room=r"))
-        .collect();
-    browser.wait("d", ".tile[data-key=websockets] b", "21");
-    let newest = |name: &str| format!("dashboard.newest('{name}') ?? -1");
-    // Whatever second they fall into, they are more than none in it.
-    let mut said = 0;
-    for (name, least) in [("received", 1.0), ("deliveries", 20.0), ("out", 100.0)] {
-        browser.wait_read("d", &newest(name), |rate| {
-            said += 1;
-            bob.say(said, said);
-            rate.as_f64().is_some_and(|rate| rate >= least)
-        });
-    }
-    browser.wait_read("d", &newest("deliveries"), |rate| *rate == 0.0);
-    let painted = "(() => {
-        const canvas = document.querySelector('figure:not([hidden]) canvas');
-        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-        return new Set(new Uint32Array(data.buffer)).size;
-    })()";
-    assert!(
-        browser.read("d", painted).as_u64() > Some(3),
-        "an empty plot"
-    );
-
-    drop(members);
-    browser.wait("d", ".tile[data-key=websockets] b", "1");
-    browser.wait("d", "#reasons td", "reset");
-
-    let (addr, admin) = (daemon.addr().to_string(), daemon.admin().to_string());
-    daemon.signal(Signal::Kill);
-    daemon.wait_exit();
-    browser.wait_state("d", "away", "not reachable since");
-    let before = browser.read("d", "dashboard.count()").as_u64();
-    let daemon = Daemon::start(&["--listen", &addr, "--admin-listen", &admin]);
-    browser.wait_state("d", "live", "live");
-    browser.wait_read("d", "dashboard.count()", |count| count.as_u64() > before);
-    assert_eq!(browser.read("d", "dashboard.breaks()"), 1);
-    let _members: Vec<Client> = (0..5)
-        .map(|_| Client::connect(&daemon, "/ws?room=r"))
-        .collect();
-    browser.wait("d", ".tile[data-key=websockets] b", "5");
-
-    // A reload keeps what was seen.
-    let before = browser.read("d", "dashboard.count()").as_u64();
-    browser.order("d", "reload", json!({}));
-    browser.wait_state("d", "live", "live");
-    assert!(browser.read("d", "dashboard.count()").as_u64() >= before);
-    let complaints = browser.order("d", "complaints", json!({}));
-    let complaints: Vec<String> = serde_json::from_value(complaints).expect("a list of texts");
-    // What the browser says itself of answers that do not come, or are not 200.
-    let ours = complaints
-        .iter()
-        .filter(|text| !text.contains("Failed to load resource"));
-    assert_eq!(ours.collect::<Vec<_>>(), [""; 0]);
-}
-
-#[test]
-fn the_dashboard_is_light_or_dark_and_shows_a_range() {
-    let daemon = Daemon::start(&[]);
-    let mut browser = Browser::start();
-    browser.goto("d", &format!("http://{}/", daemon.admin()));
-    browser.wait_state("d", "live", "live");
-    let mut back = |dark: bool| {
-        browser.order("d", "dark", json!({"dark": dark}));
-        browser.read("d", "getComputedStyle(document.body).backgroundColor")
-    };
-    assert_ne!(back(false), back(true));
-    browser.click("d", "#ranges button >> nth=2");
-    browser.wait("d", "#ranges [aria-pressed=true]", "30 min");
-    assert_eq!(browser.read("d", "range"), 1_800_000);
 }
 
 #[test]

@@ -5,18 +5,16 @@
 const POLL_MS = 1000;
 const LOOP_POLL_MS = 2000;
 const ANSWER_MS_MAX = 4000;
-// A daemon that has no `/debug/loop` is asked for it again only so often.
+// Who does not tell this page what `/debug/loop` holds is asked for it again only so often.
 const ABSENT_MS = 60_000;
 // Percentiles are those of what was counted during this time.
 const SPREAD_MS = 10_000;
 const RANGES = [["1 min", 60_000], ["5 min", 300_000], ["30 min", 1_800_000]];
 const WINDOW_MS = 1_800_000;
 const ROWS_MAX = 20;
-// Ends that are nobody's trouble.
+// Ends that are nobody's trouble, and ends of what never became a WebSocket.
 const ORDINARY = ["normal", "gone", "answered", "shutdown", "reset", "connection_expired"];
-// Ends because a client was not let in, as against those of connections that were.
-const REFUSALS = ["refused", "capacity", "invalid_token", "connection_limit", "bad_request", "channel_limit",
-  "permission_denied", "handshake_timeout"];
+const UNOPENED = ["refused", "capacity", "handshake_timeout", "tls"];
 
 // What the daemon says to a page that asks who its users are.
 const REFUSED = {
@@ -41,7 +39,7 @@ function scaled(value, step, units) {
 }
 const known = (words) => (value) => Number.isFinite(value) ? words(value) : ["–", ""];
 const UNITS = {
-  count: known((value) => value < 100_000 ? [Number.isInteger(value) ? value.toLocaleString("en") : short(value), ""] : scaled(value, 1000, ["", "k", "M", "G"])),
+  count: known((value) => value < 100_000 ? [value.toLocaleString("en", { maximumFractionDigits: 1 }), ""] : scaled(value, 1000, ["", "k", "M", "G"])),
   rate: known((value) => scaled(value, 1000, ["/s", "k/s", "M/s", "G/s"])),
   bytes: known((value) => scaled(value, 1024, ["B", "KiB", "MiB", "GiB", "TiB"])),
   flow: known((value) => scaled(value, 1024, ["B/s", "KiB/s", "MiB/s", "GiB/s"])),
@@ -61,7 +59,8 @@ function ageOf(ms) {
 
 // --- Metrics --------------------------------------------------------------------------------------
 
-// Reads the Prometheus text: every sample by its name with labels, and the histograms by their names.
+// Reads the Prometheus text: plain samples by name, others by name and the values of their labels, and
+// histograms by both in one, such as `loop_phase_seconds flush`.
 function readMetrics(text) {
   const values = new Map(), labelled = new Map(), buckets = new Map();
   for (const line of text.split("\n")) {
@@ -74,16 +73,16 @@ function readMetrics(text) {
       continue;
     }
     const pairs = new Map([...labels.matchAll(/([a-z0-9_]+)="([^"]*)"/g)].map(([, label, of]) => [label, of]));
-    if (name.endsWith("_bucket") && pairs.has("le")) {
-      const of = name.slice(0, -"_bucket".length), bound = Number(pairs.get("le").replace("+Inf", "Infinity"));
+    if (pairs.has("le")) {
+      const bound = Number(pairs.get("le").replace("+Inf", "Infinity"));
+      pairs.delete("le");
+      const of = [name.slice(0, -"_bucket".length), ...pairs.values()].join(" ");
       if (!buckets.has(of)) buckets.set(of, new Map());
-      // Of a histogram with labels, the sum over all of them.
-      buckets.get(of).set(bound, (buckets.get(of).get(bound) ?? 0) + value);
+      buckets.get(of).set(bound, value);
       continue;
     }
     if (!labelled.has(name)) labelled.set(name, new Map());
-    const kind = [...pairs.values()].join(" ");
-    labelled.get(name).set(kind, (labelled.get(name).get(kind) ?? 0) + value);
+    labelled.get(name).set([...pairs.values()].join(" "), value);
   }
   return { values, labelled, buckets };
 }
@@ -107,17 +106,27 @@ function quantile(part, buckets, before) {
   return lower;
 }
 
-const sumOf = (counts, names) => names.reduce((sum, name) => sum + (counts?.get(name) ?? 0), 0);
+// All that stands under `name`, whatever its labels; of `kinds` only, if they are given.
+function totalOf({ labelled }, name, kinds) {
+  const counts = labelled.get(name) ?? new Map();
+  return (kinds ?? [...counts.keys()]).reduce((sum, kind) => sum + (counts.get(kind) ?? 0), 0);
+}
 
 // --- What is shown --------------------------------------------------------------------------------
 
-const gauges = ["connections", "websockets", "websockets_backlogged", "members", "rooms_alive", "history_bytes",
-  "process_resident_memory_bytes"];
+const gauges = ["connections", "websockets", "websockets_backlogged", "users", "members", "rooms_alive", "history_bytes",
+  "effects_waiting", "process_resident_memory_bytes", "process_open_fds"];
 const counters = {
   received: "messages_received_total", deliveries: "deliveries_total", replayed: "replayed_total", skipped: "skipped_total",
   in: "received_bytes_total", out: "sent_bytes_total", upgrades: "upgrades_total", paused: "reads_paused_total",
-  cpu: "process_cpu_seconds_total", busy: "loop_turn_seconds_sum",
+  dropped: "dropped_from_queues_total", cpu: "process_cpu_seconds_total", busy: "loop_turn_seconds_sum",
 };
+// Counters with a label, added up: series, metric, and which values of the label.
+const totals = [
+  ["ends", "close_codes_total"], ["refusals", "refusals_total"], ["calls", "api_calls_total"], ["errors", "api_errors_total"],
+  ["reading", "loop_phase_seconds_sum", ["note", "accept", "receive"]], ["sharing", "loop_phase_seconds_sum", ["jobs", "effects"]],
+  ["writing", "loop_phase_seconds_sum", ["flush"]], ["resting", "loop_phase_seconds_sum", ["expire", "report", "reap"]],
+];
 // What is drawn of histograms: series, histogram, percentile.
 const quantiles = [
   ["latency50", "publish_to_socket_seconds", 0.5], ["latency99", "publish_to_socket_seconds", 0.99],
@@ -130,22 +139,27 @@ const TILES = [
   ["Refusals", "refusals", "rate"], ["Memory", "process_resident_memory_bytes", "bytes"], ["Loop busy", "busy", "share"],
 ];
 const PLOTS = [
-  ["Connections", "count", [["websockets", "WebSockets"], ["connections", "all"]]],
-  ["Deliveries", "rate", [["deliveries", "all"], ["replayed", "resumed"], ["skipped", "skipped"]]],
+  ["Connections", "count", [["websockets", "WebSockets"], ["connections", "all"], ["users", "users"]]],
   ["Messages in", "rate", [["received", "from clients"], ["paused", "reads paused"]]],
-  ["Bytes", "flow", [["out", "out"], ["in", "in"]]],
+  ["Deliveries", "rate", [["deliveries", "all"], ["replayed", "resumed"], ["skipped", "skipped"], ["dropped", "dropped"]]],
   ["Publish to socket", "time", [["latency50", "p50"], ["latency99", "p99"]]],
-  ["Queued for a member", "count", [["deepest", "deepest"], ["queued99", "p99"], ["websockets_backlogged", "who wait"]]],
+  ["Queued for a member", "count", [["deepest", "deepest"], ["queued99", "p99"]]],
   ["Bytes queued for a member", "bytes", [["deepestBytes", "deepest"], ["queuedBytes99", "p99"]]],
-  ["Comings and goings", "rate", [["upgrades", "opened"], ["ends", "ended"], ["refusals", "refused"]]],
+  ["Waiting", "count", [["websockets_backlogged", "members"], ["jobs", "jobs of a worker"], ["effects_waiting", "effects"]]],
+  ["Bytes", "flow", [["out", "out"], ["in", "in"]]],
+  ["WebSockets", "rate", [["upgrades", "opened"], ["ends", "ended"], ["refusals", "refused"]]],
+  ["API calls", "rate", [["calls", "calls"], ["errors", "errors"]]],
   ["Turn of the loop", "time", [["turn50", "p50"], ["turn99", "p99"]]],
+  ["Time of the loop", "share", [["writing", "writing"], ["reading", "reading"], ["sharing", "workers"], ["resting", "rest"]]],
   ["Processor", "share", [["cpu", "all threads"], ["busy", "loop"]]],
   ["Memory", "bytes", [["process_resident_memory_bytes", "resident"], ["history_bytes", "history"]]],
   ["Rooms", "count", [["rooms_alive", "rooms"], ["members", "memberships"]]],
+  ["Open files", "count", [["process_open_fds", "open"]]],
 ];
 
 let samples = new Samples();
-let breaks = [];
+// When a daemon began anew, and when one began to drain.
+let breaks = [], drains = [];
 let range = RANGES[1][1];
 let marked = null;
 let loop = null, loopAskedAt = -Infinity, loopAway = null;
@@ -153,25 +167,18 @@ let spread = [];
 let before = null;
 let firstMetrics = null;
 let lastMetrics = null;
-
-// Who was not let in, by reason: as the daemon counts them, or else from how connections ended.
-function refusalsOf({ labelled, values }) {
-  const closes = labelled.get("closes_total");
-  const counts = labelled.get("refusals_total") ?? new Map(REFUSALS.map((reason) => [reason, closes?.get(reason) ?? 0]));
-  return new Map([...counts, ["dropped unheard", values.get("dropped_total") ?? 0]]);
-}
+// WebSockets that there were when the drain began.
+let drainedFrom = null;
 
 // One row of samples from two scrapes, `seconds` apart. Without a scrape before it, a counter has no rate.
 function rowOf(metrics, previous, seconds) {
   const { values, labelled } = metrics, row = {};
   for (const name of gauges) row[name] = values.get(name) ?? NaN;
-  const rate = (now, then) => previous ? (now - then) / seconds : NaN;
-  for (const [name, metric] of Object.entries(counters)) row[name] = rate(values.get(metric), previous?.values.get(metric));
-  const closes = labelled.get("closes_total"), closed = previous?.labelled.get("closes_total");
-  const every = (counts) => sumOf(counts, [...(counts?.keys() ?? [])].filter((name) => name !== "answered" && !REFUSALS.includes(name)));
-  row.ends = rate(every(closes), every(closed));
-  const refused = (scrape) => [...refusalsOf(scrape).values()].reduce((sum, count) => sum + count, 0);
-  row.refusals = previous ? rate(refused(metrics), refused(previous)) : NaN;
+  row.jobs = Math.max(...labelled.get("worker_jobs")?.values() ?? [NaN]);
+  const rate = (of) => previous ? (of(metrics) - of(previous)) / seconds : NaN;
+  for (const [name, metric] of Object.entries(counters)) row[name] = rate((scrape) => scrape.values.get(metric));
+  for (const [name, metric, kinds] of totals) row[name] = rate((scrape) => totalOf(scrape, metric, kinds));
+  row.refusals += rate((scrape) => scrape.values.get("dropped_total"));
   const eldest = spread[0]?.metrics;
   for (const [name, histogram, part] of quantiles) {
     row[name] = eldest ? quantile(part, metrics.buckets.get(histogram), eldest.buckets.get(histogram)) : NaN;
@@ -194,21 +201,28 @@ function handleMetrics(text) {
   const metrics = readMetrics(text), time = Date.now(), clock = performance.now();
   if (lastMetrics && hasRestarted(metrics, lastMetrics)) {
     breaks.push(time);
-    before = firstMetrics = null;
+    before = firstMetrics = drainedFrom = null;
     spread = [];
   }
   firstMetrics ??= metrics;
+  if (metrics.values.get("draining") > 0 && drainedFrom === null) {
+    drains.push(time);
+    drainedFrom = before?.metrics.values.get("websockets") ?? metrics.values.get("websockets");
+  }
   samples.push(time, rowOf(metrics, before?.metrics, (clock - before?.clock) / 1000));
   before = { metrics, clock };
   spread.push(before);
   spread = spread.filter((scrape) => clock - scrape.clock <= SPREAD_MS);
-  breaks = breaks.filter((broken) => broken > time - WINDOW_MS);
+  [breaks, drains] = [breaks, drains].map((times) => times.filter((one) => one > time - WINDOW_MS));
   lastMetrics = metrics;
 }
 
 // --- Tables ---------------------------------------------------------------------------------------
 
-// Shows `rows` under `columns` of name, cell and properties; all text.
+// What stands out in a table.
+const TROUBLE = ["cut off"];
+
+// Shows `rows` under `columns` of name, cell, kind and length of a bar from 0 to 1; all text.
 function showTable(id, columns, rows, empty) {
   const place = at(id).querySelector(".scroll");
   if (!rows.length) {
@@ -219,6 +233,7 @@ function showTable(id, columns, rows, empty) {
   const body = rows.map((row) => make("tr", {}, ...columns.map(([, cell, kind, part]) => {
     const words = String(cell(row) ?? "–");
     const made = make("td", { className: kind ?? "", textContent: words, title: words });
+    if (TROUBLE.includes(words)) made.classList.add("warn");
     if (part) made.style.setProperty("--part", `${Math.round(part(row) * 100)}%`);
     return made;
   })));
@@ -247,40 +262,79 @@ function showLoopTables() {
   showTable("closes", [
     ["ago", ago, "number"], ["reason", ({ reason }) => reason], ["code", ({ code }) => code || "–", "number"],
     ["peer", ({ peer }) => peer], ["user", ({ user }) => user || "–"], ["was here for", ({ age_ms }) => ageOf(age_ms), "number"],
-    ["skipped", ({ skipped }) => count(skipped), "number"],
+    ["sent", ({ sent }) => count(sent), "number"], ["skipped", ({ skipped }) => count(skipped), "number"],
   ], list(loop?.closes).slice(0, ROWS_MAX), loop ? "no connection has ended yet" : away);
 }
 
 function showReasons() {
-  if (!lastMetrics) return;
-  const rows = [];
-  const add = (kind, counts, since) => {
-    for (const [reason, total] of counts) {
-      if (total > 0) rows.push({ kind: kind(reason), reason, total, recent: total - (since.get(reason) ?? 0) });
-    }
-  };
-  const closesOf = ({ labelled }) => new Map([...labelled.get("closes_total") ?? []].filter(([reason]) => !REFUSALS.includes(reason)));
-  add((reason) => ORDINARY.includes(reason) ? "ordinary" : "cut off", closesOf(lastMetrics), closesOf(firstMetrics));
-  add(() => "refused", refusalsOf(lastMetrics), refusalsOf(firstMetrics));
+  const kindOf = (reason) => ORDINARY.includes(reason) ? "ordinary" : UNOPENED.includes(reason) ? "never opened" : "cut off";
+  const closes = rowsOf("closes_total").map((row) => ({ ...row, kind: kindOf(row.of) }));
+  const refusals = rowsOf("refusals_total").map((row) => ({ ...row, kind: "refused" }));
+  const dropped = rowsOf("dropped_total").map((row) => ({ ...row, of: "over capacity", kind: "unheard" }));
+  const rows = [...closes, ...refusals, ...dropped];
   const isTrouble = ({ kind }) => kind !== "ordinary";
   rows.sort((one, other) => isTrouble(other) - isTrouble(one) || other.recent - one.recent || other.total - one.total);
   const most = Math.max(1, ...rows.map(({ total }) => total));
   showTable("reasons", [
-    ["reason", ({ reason }) => reason, "bar", ({ total }) => total / most],
-    ["kind", ({ kind }) => kind],
+    ["reason", ({ of }) => of, "bar", ({ total }) => total / most], ["kind", ({ kind }) => kind],
     ["since this page opened", ({ recent }) => recent.toLocaleString("en"), "number"],
     ["since the start", ({ total }) => total.toLocaleString("en"), "number"],
   ], rows, "no connection has ended yet");
+}
+
+// What a counter has counted by its labels: since the page opened, and in all.
+function rowsOf(name) {
+  const countsOf = (scrape) => scrape.labelled.get(name) ?? new Map([[name, scrape.values.get(name) ?? 0]]);
+  const since = countsOf(firstMetrics);
+  return [...countsOf(lastMetrics)].filter(([, total]) => total > 0)
+    .map(([of, total]) => ({ of, total, recent: total - (since.get(of) ?? 0) }));
+}
+
+function showPhases() {
+  const { metrics: eldest, clock } = spread[0] ?? {}, seconds = (before?.clock - clock) / 1000;
+  const names = [...lastMetrics.labelled.get("loop_phase_seconds_sum")?.keys() ?? []];
+  const gain = (name, phase) => (totalOf(lastMetrics, name, [phase]) - totalOf(eldest, name, [phase])) / seconds;
+  const rows = seconds > 0 ? names.map((phase) => ({
+    phase, share: gain("loop_phase_seconds_sum", phase), times: gain("loop_phase_seconds_count", phase),
+    at: (part) => quantile(part, ...[lastMetrics, eldest].map(({ buckets }) => buckets.get(`loop_phase_seconds ${phase}`))),
+  })) : [];
+  rows.sort((one, other) => other.share - one.share);
+  const most = Math.max(1e-9, ...rows.map(({ share }) => share));
+  showTable("phases", [
+    ["phase", ({ phase }) => phase, "bar", ({ share }) => share / most],
+    ["of the time", ({ share }) => wordsOf("share")(share), "number"],
+    ["times", ({ times }) => wordsOf("rate")(times), "number"],
+    ["p50", ({ at }) => wordsOf("time")(at(0.5)), "number"], ["p99", ({ at }) => wordsOf("time")(at(0.99)), "number"],
+  ], rows, "waiting for the second figures");
+}
+
+function showCalls() {
+  const rows = new Map();
+  for (const { of, recent, total } of rowsOf("api_outcomes_total")) {
+    const [method, code] = of.split(" ");
+    if (!rows.has(method)) rows.set(method, { method, recent: 0, total: 0, errors: [] });
+    const row = rows.get(method);
+    row.recent += recent;
+    row.total += total;
+    if (code !== "0") row.errors.push(`${code}: ${total.toLocaleString("en")}`);
+  }
+  const most = Math.max(1, ...[...rows.values()].map(({ total }) => total));
+  showTable("calls", [
+    ["method", ({ method }) => method || "no such method", "bar", ({ total }) => total / most],
+    ["errors by code", ({ errors }) => errors.join(", ") || "–"],
+    ["since this page opened", ({ recent }) => recent.toLocaleString("en"), "number"],
+    ["since the start", ({ total }) => total.toLocaleString("en"), "number"],
+  ], [...rows.values()].sort((one, other) => other.recent - one.recent || other.total - one.total), "nobody has called yet");
 }
 
 // --- The page -------------------------------------------------------------------------------------
 
 const tiles = TILES.map(([title, key, unit]) => {
   const value = make("b"), suffix = make("i");
-  const tile = make("div", { className: "tile", hidden: true }, make("span", { textContent: title }), value, suffix);
+  const tile = make("div", { className: "tile" }, make("span", { textContent: title }), value, suffix);
   tile.dataset.key = key;
   at("tiles").append(tile);
-  return { tile, value, suffix, key, unit };
+  return { value, suffix, key, unit };
 });
 
 const plots = PLOTS.map(([title, unit, series]) => {
@@ -290,7 +344,7 @@ const plots = PLOTS.map(([title, unit, series]) => {
     return { value, line: make("span", { className: `k${number + 1}` }, `${label} `, value) };
   });
   const caption = make("figcaption", {}, make("b", { textContent: title }), make("span", { className: "keys" }, ...keys.map(({ line }) => line)));
-  const figure = make("figure", { hidden: true }, caption, canvas);
+  const figure = make("figure", {}, caption, canvas);
   at("plots").append(figure);
   const move = ({ clientX }) => {
     const { left, width } = canvas.getBoundingClientRect(), { from, to } = shown();
@@ -304,7 +358,7 @@ const plots = PLOTS.map(([title, unit, series]) => {
   };
   const names = series.map(([name]) => name);
   const base = unit === "bytes" || unit === "flow" ? 1024 : 10;
-  return { figure, keys, names, unit, plot: new Plot(canvas, names, wordsOf(unit), LEAST[unit], base) };
+  return { keys, names, unit, plot: new Plot(canvas, names, wordsOf(unit), LEAST[unit], base) };
 });
 
 for (const [words, ms] of RANGES) {
@@ -321,7 +375,7 @@ for (const [words, ms] of RANGES) {
 let colors = null;
 function readColors() {
   const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(`--${name}`);
-  colors = { grid: of("grid"), faint: of("faint"), card: of("card"), bad: of("bad"), series: [1, 2, 3, 4].map((number) => of(`s${number}`)) };
+  colors = { grid: of("grid"), faint: of("faint"), card: of("card"), bad: of("bad"), wait: of("wait"), series: [1, 2, 3, 4].map((number) => of(`s${number}`)) };
 }
 
 const has = (name) => samples.of(name).some(Number.isFinite);
@@ -344,27 +398,26 @@ function draw() {
   if (!colors) readColors();
   const { from, to } = shown();
   const place = marked === null ? samples.times.length - 1 : samples.placeAt(marked);
-  for (const { tile, value, suffix, key, unit } of tiles) {
-    tile.hidden = !has(key);
+  for (const { value, suffix, key, unit } of tiles) {
     [value.textContent, suffix.textContent] = UNITS[unit](samples.of(key).at(-1));
   }
-  for (const { figure, keys, names, unit, plot } of plots) {
-    figure.hidden = !names.some(has);
-    if (figure.hidden) continue;
+  const events = [...breaks.map((time) => [time, colors.bad]), ...drains.map((time) => [time, colors.wait])];
+  for (const { keys, names, unit, plot } of plots) {
     names.forEach((name, number) => {
-      keys[number].line.hidden = !has(name);
+      // Only what `/debug/loop` tells may be missing.
+      keys[number].line.hidden = !has(name) && name.startsWith("deepest");
       keys[number].value.textContent = wordsOf(unit)(samples.of(name)[place]);
     });
-    plot.draw(samples, { from, to, marked, breaks, colors });
+    plot.draw(samples, { from, to, marked, events, colors });
   }
 }
 
 let isAway = false;
 function showState(state, words) {
-  at("state").dataset.state = state;
+  document.body.dataset.state = at("state").dataset.state = state;
   at("state").textContent = words;
   const online = samples.of("websockets").at(-1);
-  document.title = state === "away" ? "⚠ roomcast" : Number.isFinite(online) ? `${UNITS.count(online).join("")} · roomcast` : "roomcast";
+  document.title = state === "draining" ? `${UNITS.count(online).join("")} left · roomcast` : state === "away" ? "⚠ roomcast" : Number.isFinite(online) ? `${UNITS.count(online).join("")} · roomcast` : "roomcast";
 }
 
 // --- Asking ---------------------------------------------------------------------------------------
@@ -380,8 +433,20 @@ async function askLoop() {
   loopAskedAt = now;
   const { status, text } = await ask("debug/loop", key ? { "X-API-Key": key } : {});
   loop = status === 200 ? JSON.parse(text) : null;
-  loopAway = loop ? null : REFUSED[status] ?? `this daemon does not tell (${status} for /debug/loop)`;
+  loopAway = loop ? null : REFUSED[status] ?? `${status} for /debug/loop`;
   at("door").hidden = status !== 401;
+  at("told").textContent = status === 401 && key ? "That is not the key of this daemon." : "";
+  if (status === 401) key = "";
+}
+
+// What the daemon does, in words.
+function nowOf({ values }) {
+  if (values.get("draining") > 0) {
+    const [left, all] = [values.get("websockets"), drainedFrom].map((number) => number.toLocaleString("en"));
+    return ["draining", `draining: ${left} of ${all} WebSockets left`];
+  }
+  const restarted = breaks.length ? `, restarted at ${new Date(breaks.at(-1)).toLocaleTimeString()}` : "";
+  return ["live", `live${restarted}`];
 }
 
 // The key is kept in memory only: it opens more than what is looked at here.
@@ -402,8 +467,8 @@ async function poll() {
     // After an absence it may be another daemon.
     if (isAway) [loopAskedAt, loopAway] = [-Infinity, null];
     [isAway, awaySince] = [false, null];
-    const isDraining = lastMetrics.values.get("draining") > 0;
-    showState(isDraining ? "draining" : "live", isDraining ? "draining" : "live, once a second");
+    showState(...nowOf(lastMetrics));
+    at("up").textContent = `up ${ageOf(Date.now() - 1000 * lastMetrics.values.get("process_start_time_seconds"))}`;
     await askLoop();
   } catch (error) {
     if (!isAway) samples.push(Date.now(), {});
@@ -411,11 +476,12 @@ async function poll() {
     awaySince ??= new Date();
     before = null;
     spread = [];
-    showState("away", `not reachable since ${awaySince.toLocaleTimeString()}; trying again`);
+    const since = awaySince.toLocaleTimeString();
+    showState("away", drainedFrom === null ? `not reachable since ${since}; trying again` : `drained and gone since ${since}; waiting for the next`);
     at("state").title = error.message;
   }
   showLoopTables();
-  showReasons();
+  if (lastMetrics) [showReasons, showPhases, showCalls].forEach((showThem) => showThem());
   show();
   setTimeout(poll, Math.max(100, POLL_MS - (performance.now() - begun)));
 }
@@ -429,13 +495,13 @@ new ResizeObserver(show).observe(at("plots"));
 
 // A reload of the tab keeps what was seen. A browser may forbid storage; then it begins anew.
 window.addEventListener("pagehide", () => {
-  try { sessionStorage.setItem("roomcast samples", JSON.stringify({ samples, breaks })); } catch {}
+  try { sessionStorage.setItem("roomcast samples", JSON.stringify({ samples, breaks, drains })); } catch {}
 });
 try {
   const kept = JSON.parse(sessionStorage.getItem("roomcast samples"));
   if (kept?.samples.times.at(-1) > Date.now() - WINDOW_MS) {
     samples = Samples.from(kept.samples);
-    breaks = kept.breaks;
+    [breaks, drains] = [kept.breaks, kept.drains];
   }
 } catch {}
 // For tests and the curious: what the plots are drawn from.

@@ -5,8 +5,9 @@
 // Never: knows what a series means, or asks anybody for figures.
 
 const SAMPLES_MAX = 1800;
-// Where samples are further apart than this, a line is broken: nobody knows what was between them.
-const GAP_MS = 5000;
+// Where samples are further apart than this, a line is broken: nobody knows what was between them. A
+// browser lets a page that nobody looks at run once a minute.
+const GAP_MS = 90_000;
 
 // The newest samples, all series in step. What a series has not at a time is not a number.
 class Samples {
@@ -51,10 +52,10 @@ class Samples {
   }
 }
 
-// The least of 1, 2 and 5 times a power of `base` that is not below `value`.
+// The least of a few round numbers times a power of `base` that is not below `value`.
 function niceCeiling(value, base) {
   const power = base ** Math.floor(Math.log(value) / Math.log(base));
-  const steps = base === 10 ? [1, 2, 5, 10] : [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+  const steps = base === 10 ? [1, 1.2, 1.5, 2, 3, 4, 5, 6, 8, 10] : [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
   return power * (steps.find((step) => step * power >= value * 0.9999) ?? base);
 }
 
@@ -72,8 +73,9 @@ class Plot {
     this.#base = base;
   }
 
-  // Draws what was between `from` and `to`, with a line at `marked`, if any, and one at each of `breaks`.
-  draw(samples, { from, to, marked, breaks, colors }) {
+  // Draws what was between `from` and `to`, with a line at `marked`, if any, and one at the time of each of
+  // `events`, in its colour.
+  draw(samples, { from, to, marked, events, colors }) {
     const { clientWidth: width, clientHeight: height } = this.#canvas;
     if (!width) return;
     const ratio = Math.min(2, devicePixelRatio || 1), ink = this.#ink;
@@ -116,7 +118,10 @@ class Plot {
     ink.beginPath();
     ink.rect(0, 0, width, foot + 1);
     ink.clip();
-    this.#series.forEach((name, number) => this.#line(samples.of(name), samples.times, { first, last, x, y, foot }, colors.series[number], number === 0));
+    // The first lies on top.
+    for (let number = this.#series.length - 1; number >= 0; number -= 1) {
+      this.#line(samples.of(this.#series[number]), samples.times, { first, last, x, y, foot }, colors.series[number], number === 0);
+    }
     ink.restore();
 
     ink.fillStyle = colors.faint;
@@ -132,8 +137,8 @@ class Plot {
       ink.fillText(words, 0, level);
     }
     ink.setLineDash([3, 3]);
-    for (const time of breaks) {
-      if (time > from) this.#upright(x(time), head, foot, colors.bad);
+    for (const [time, color] of events) {
+      if (time > from) this.#upright(x(time), head, foot, color);
     }
     ink.setLineDash([]);
     if (marked !== null) this.#upright(x(marked), head, foot, colors.faint);
