@@ -370,6 +370,15 @@ fn mistyped_variables_are_named_in_a_warning() {
 }
 
 #[test]
+fn to_trust_everybody_is_named_in_a_warning() {
+    check(
+        &[("ROOMCAST_TRUSTED_PROXY", "10.0.0.0/8,0.0.0.0/0")],
+        "trusted_proxies: [10.0.0.0/8, 0.0.0.0/0]",
+        "everybody may say by X-Forwarded-For who he is",
+    );
+}
+
+#[test]
 fn mistyped_variables_are_named_by_the_daemon_and_by_check() {
     let variables = [("ROOMCAST_LISTENER", "hunter2"), ("ROOMCAST_PORT", "80")];
     let expected = "environment variables that name no option are ignored: \

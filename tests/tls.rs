@@ -156,6 +156,21 @@ fn a_new_certificate_is_for_new_connections_and_a_broken_one_for_nobody() {
 }
 
 #[test]
+fn a_ticket_is_good_after_the_files_were_read_anew() {
+    let certificate = Certificate::new("ec");
+    for version in ["-tls1_2", "-tls1_3"] {
+        let daemon = start(&certificate, &[]);
+        let file = certificate.key() + version;
+        let first = openssl(&daemon, &certificate, &[version, "-sess_out", &file]);
+        assert!(first.contains("New, TLSv1"), "{first}");
+        daemon.signal(Signal::Hup);
+        daemon.wait_log("reloaded");
+        let again = openssl(&daemon, &certificate, &[version, "-sess_in", &file]);
+        assert!(again.contains("Reused, TLSv1"), "{again}");
+    }
+}
+
+#[test]
 fn who_speaks_no_tls_is_told_so() {
     let certificate = Certificate::new("ec");
     let (cert, key) = (certificate.cert(), certificate.key());

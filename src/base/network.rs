@@ -28,6 +28,12 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         number(address) & mask(self.prefix_bits) == self.first
     }
+
+    /// Whether every IPv4 or every IPv6 address is in it.
+    #[must_use]
+    pub fn is_everybody(&self) -> bool {
+        self.prefix_bits == 0 || (self.prefix_bits == 96 && self.contains([192, 0, 2, 1].into()))
+    }
 }
 
 impl FromStr for Network {
@@ -145,6 +151,21 @@ mod tests {
             let network: Network = network.parse().expect("a network");
             let address = address.parse().expect("an address");
             assert_eq!(network.contains(address), expected, "{network} {address}");
+        }
+    }
+
+    #[test]
+    fn everybody_is_seen() {
+        for (network, expected) in [
+            ("0.0.0.0/0", true),
+            ("::/0", true),
+            ("0.0.0.0/1", false),
+            ("::/1", false),
+            ("::/96", false),
+            ("10.0.0.0/8", false),
+        ] {
+            let parsed: Network = network.parse().expect("a network");
+            assert_eq!(parsed.is_everybody(), expected, "{network}");
         }
     }
 

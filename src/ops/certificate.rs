@@ -7,12 +7,13 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::ProducesTickets;
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, ServerConfig};
 use webpki::{EndEntityCert, KeyUsage};
@@ -120,14 +121,21 @@ fn read_key(path: &Path, warnings: &mut Vec<String>) -> Result<Arc<dyn SigningKe
     })
 }
 
+/// What makes and reads the tickets of this process: the same after a certificate was read anew, so
+/// that clients that come back then still need no signature. Its keys change by themselves.
+fn tickets() -> Option<Arc<dyn ProducesTickets>> {
+    static TICKETS: OnceLock<Option<Arc<dyn ProducesTickets>>> = OnceLock::new();
+    TICKETS.get_or_init(|| Ticketer::new().ok()).clone()
+}
+
 fn server_config(pair: CertifiedKey) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    if let Ok(ticketer) = Ticketer::new() {
-        config.ticketer = ticketer;
+    if let Some(tickets) = tickets() {
+        config.ticketer = tickets;
     }
     Ok(config)
 }

@@ -147,7 +147,7 @@ impl Config {
             api_key,
             tls,
             files,
-            trusted_proxies: parse_networks(&cli.trusted_proxy)?,
+            trusted_proxies: parse_networks(&cli.trusted_proxy, warnings)?,
             log_level: cli.log_level,
             limits: Limits {
                 connections_max: cli.max_connections,
@@ -338,13 +338,23 @@ fn parse_origins(texts: &[String]) -> Result<AllowedOrigins, ConfigError> {
     Ok(AllowedOrigins::new(patterns))
 }
 
-fn parse_networks(texts: &[String]) -> Result<Vec<Network>, ConfigError> {
-    let read = |text: &String| {
-        text.parse().map_err(|error: NetworkError| {
-            ConfigError::quoting("--trusted-proxy", text, error.to_string())
-        })
-    };
-    texts.iter().map(read).collect()
+fn parse_networks(
+    texts: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Network>, ConfigError> {
+    const OPTION: &str = "--trusted-proxy";
+    let mut networks = Vec::with_capacity(texts.len());
+    for text in texts {
+        let network: Network = text
+            .parse()
+            .map_err(|error: NetworkError| ConfigError::quoting(OPTION, text, error.to_string()))?;
+        if network.is_everybody() {
+            let what = "everybody may say by X-Forwarded-For who he is";
+            warnings.push(format!("{OPTION} is {text:?}: {what}"));
+        }
+        networks.push(network);
+    }
+    Ok(networks)
 }
 
 /// Reads patterns for room names.
