@@ -17,13 +17,17 @@ use roomcast::ops::cli::Cli;
 use roomcast::ops::command::{Invocation, TokenOptions};
 use roomcast::ops::config::{Config, ConfigError};
 use roomcast::ops::log::LogGuard;
+use roomcast::ops::signal::CaughtSignals;
 use roomcast::ops::systemd::PassedSockets;
 use roomcast::ops::{check, file_limit, log};
 use roomcast::verify;
 
 fn main() -> ExitCode {
+    // Before the arguments are read, since that takes longer than whoever starts a daemon may wait
+    // to send it a signal. Everything else than a daemon ends by one.
+    let signals = Invocation::is_to_serve().then(CaughtSignals::new);
     match Invocation::parse_args() {
-        Invocation::Serve(cli) => serve(cli),
+        Invocation::Serve(cli) => serve(cli, signals),
         Invocation::Check(cli) => status(show(cli)),
         Invocation::Token(options) => status(mint(&options)),
         Invocation::Verify(args) => test(&args),
@@ -31,8 +35,12 @@ fn main() -> ExitCode {
 }
 
 /// Runs the daemon until it is told to stop.
-fn serve(cli: Cli) -> ExitCode {
-    // Sockets come first: taking them changes the environment, and there is one thread yet.
+fn serve(cli: Cli, signals: Option<io::Result<CaughtSignals>>) -> ExitCode {
+    let signals = match signals.unwrap_or_else(CaughtSignals::new) {
+        Ok(signals) => signals,
+        Err(error) => return status(Err(error.into())),
+    };
+    // Sockets come next: taking them changes the environment, and there is one thread yet.
     let checked = PassedSockets::take().and_then(|passed| {
         let (config, warnings) = Config::from_cli(cli)?;
         passed.check(&config)?;
@@ -51,7 +59,7 @@ fn serve(cli: Cli) -> ExitCode {
     }
     ::log::info!("roomcast {} starts", env!("CARGO_PKG_VERSION"));
     let has_file = config.files.log.is_some();
-    let result = daemon::run(config, passed, guard.switch());
+    let result = daemon::run(config, passed, guard.switch(), signals);
     if let (Err(error), true) = (&result, has_file) {
         ::log::error!("{}", chain(&**error));
     }

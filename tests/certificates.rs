@@ -140,13 +140,13 @@ fn refused() -> Vec<Case> {
         "a folder for a certificate",
         |c| [c.path("."), c.key()],
         "--tls-cert",
-        readable,
+        "must be a regular file",
     );
     add(
         "a folder for a key",
         |c| [c.cert(), c.path(".")],
         "--tls-key",
-        readable,
+        "must be a regular file",
     );
     // Whoever runs the tests as root may open everything but this.
     add(

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Client, Daemon, Dial, Frame, Message, Signal, Wire, json_member, upgrade_request,
+    Api, Client, Daemon, Dial, Frame, Message, Signal, Start, Wire, json_member, upgrade_request,
 };
 use serde_json::{Value, json};
 
@@ -189,6 +189,95 @@ fn what_is_queued_leaves_before_the_close() {
         assert!(data.starts_with(&format!("{number} x")), "not {number}");
     }
     assert!(daemon.wait_exit().success());
+}
+
+/// Publishes until so many bytes are queued for the one slow member; returns how many publications
+/// it is owed.
+fn fill_queue(daemon: &Daemon, publisher: &mut Client, text: &str, bytes: u64) -> usize {
+    for published in 1..=1000 {
+        publisher.send_text(text);
+        assert_eq!(publisher.recv_text(), text);
+        let view = daemon.admin_get("/debug/loop");
+        let view: Value = serde_json::from_slice(&view.body).expect("JSON");
+        let queued = view["queues"].as_array().expect("a list").iter();
+        let queued = queued.filter_map(|row| row["queued_bytes"].as_u64());
+        if queued.max().is_some_and(|queued| queued >= bytes) {
+            return published;
+        }
+    }
+    panic!("everything fits the sockets");
+}
+
+#[test]
+fn a_slow_reader_gets_all_that_is_queued_and_its_close() {
+    // Its sockets are small, so that it is the daemon that has to wait.
+    let mut daemon = Start::default()
+        .pass(harness::narrow_listener(64 << 10))
+        .args(&["--drain-timeout", "100ms"])
+        .start();
+    let mut publisher = Client::connect(&daemon, "/ws?room=a");
+    let slow = Dial::new(daemon.addr(), "/ws?room=a").receive_buffer(8 << 10);
+    let mut slow = slow.connect();
+    daemon.wait_members(2);
+    let text = "x".repeat(16 << 10);
+    let owed = fill_queue(&daemon, &mut publisher, &text, 512 << 10);
+    daemon.signal(Signal::Term);
+    until_closed(&mut publisher);
+    // About 100 KB a second: longer than the linger after a close.
+    let begun = Instant::now();
+    let (mut texts, mut read) = (0, 0);
+    let reason = loop {
+        match slow.recv() {
+            Message::Text(found) => {
+                assert_eq!(found, text);
+                texts += 1;
+                read += found.len();
+                let pace = Duration::from_micros(read as u64 * 10);
+                harness::linger(pace.saturating_sub(begun.elapsed()));
+            }
+            Message::Close(Some(3001), reason) => break reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(texts, owed);
+    assert!(begun.elapsed() > Duration::from_secs(5));
+    let retry_ms = raw_retry_ms(&reason);
+    assert!((1000..=5000).contains(&retry_ms), "{retry_ms}");
+    let _ = slow.wire.try_send(Frame::close(3001, "").bytes());
+    assert!(daemon.wait_exit().success());
+    let lines = daemon.log_lines();
+    assert!(
+        !lines.iter().any(|line| line.contains("dropped")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn what_nobody_reads_is_dropped_in_the_end_and_told() {
+    let mut daemon = Start::default()
+        .pass(harness::narrow_listener(64 << 10))
+        .args(&["--write-timeout", "1s"])
+        .start();
+    let mut publisher = Client::connect(&daemon, "/ws?room=a");
+    let stalled = Dial::new(daemon.addr(), "/ws?room=a").receive_buffer(8 << 10);
+    let _stalled = stalled.silent().connect();
+    daemon.wait_members(2);
+    let text = "x".repeat(16 << 10);
+    fill_queue(&daemon, &mut publisher, &text, 256 << 10);
+    let begun = Instant::now();
+    daemon.signal(Signal::Term);
+    assert!(daemon.wait_exit().success());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    let line = daemon.wait_log("publications were dropped from queues");
+    let words: Vec<&str> = line.split(' ').collect();
+    let place = words.iter().position(|word| *word == "publications");
+    let count = place.and_then(|place| words[place - 1].parse::<usize>().ok());
+    assert!(count.is_some_and(|count| count >= 16), "{line}");
+    assert!(line.contains("WARN"), "{line}");
 }
 
 #[test]

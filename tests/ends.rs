@@ -429,6 +429,9 @@ fn peers_that_do_not_answer_cannot_hold_up_the_end() {
         "100000",
         "--outbound-queue-size",
         "64MiB",
+        // What is queued has so long to be taken.
+        "--write-timeout",
+        "3s",
     ];
     let mut daemon = Daemon::start(&wide);
     let mut publisher = Client::connect(&daemon, "/ws?room=a");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Client, Daemon, Dial, Frame, SecretFile, Signal, Start, Wire, Witness, post_request,
+    Client, Daemon, Dial, Frame, SecretFile, Signal, Start, Wire, Witness, linger, post_request,
     signed_token, wait_for, wait_until,
 };
 use serde_json::json;
@@ -292,7 +292,7 @@ fn lines_that_repeat_are_limited_for_each_reason_and_counted() {
         "{line}"
     );
     // Not before the time is over.
-    harness::linger(Duration::from_secs(3));
+    linger(Duration::from_secs(3));
     let is_told = |line: &String| line.contains(" more in the last ");
     assert!(!daemon.log_lines().iter().any(is_told));
     let told = daemon.wait_log(" more in the last 10 s)");
@@ -512,4 +512,34 @@ fn usr1_says_in_one_line_how_things_stand() {
     assert_eq!(lines(), 1);
     daemon.signal(Signal::Usr1);
     wait_for("another line", || (lines() == 2).then_some(()));
+}
+
+#[test]
+fn a_daemon_at_its_limit_of_files_says_so_once() {
+    let daemon = Daemon::start(&[]);
+    let idle = daemon.open_files();
+    daemon.leave_open_files(3);
+    let mut held: Vec<Wire> = (0..10).map(|_| Wire::connect(daemon.addr())).collect();
+    wait_until("no file left", || daemon.open_files() == idle + 3);
+    // Each that goes lets in the next, and the one behind that finds no file again.
+    for _ in 0..100 {
+        drop(held.remove(0));
+        held.push(Wire::connect(daemon.addr()));
+        linger(Duration::from_millis(5));
+    }
+    let count = |part: &str| {
+        let lines = daemon.log_lines();
+        lines.iter().filter(|line| line.contains(part)).count()
+    };
+    assert_eq!(count("accepting pauses: "), 1);
+    assert_eq!(count("accepting goes on"), 0);
+    daemon.leave_open_files(100);
+    drop(held);
+    let _member = Wire::connect(daemon.addr());
+    daemon.wait_log("accepting goes on");
+    assert_eq!(
+        (count("accepting pauses: "), count("accepting goes on")),
+        (1, 1)
+    );
+    assert!(daemon.metric("roomcast_accept_pauses_total") > 5.0);
 }

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Command, Stdio};
 
@@ -22,7 +22,7 @@ struct Step {
 }
 
 /// Every metric stands in one of them at least.
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step {
         moves: &[
             "connections",
@@ -65,7 +65,11 @@ const STEPS: [Step; 19] = [
         run: a_proxy_speaks_nonsense,
     },
     Step {
-        moves: &["websockets_backlogged", "dropped_from_queues_total"],
+        moves: &["websockets_backlogged"],
+        run: a_member_stalls,
+    },
+    Step {
+        moves: &["dropped_from_queues_total"],
         run: a_member_is_slow,
     },
     Step {
@@ -294,31 +298,42 @@ fn a_proxy_speaks_nonsense() -> (Exposition, Exposition) {
     (before, daemon.exposition())
 }
 
-fn a_member_is_slow() -> (Exposition, Exposition) {
-    let daemon = Daemon::start(&["--outbound-queue", "50"]);
+fn a_member_stalls() -> (Exposition, Exposition) {
+    let daemon = Daemon::start(&["--outbound-queue-size", "64MiB"]);
     let before = daemon.exposition();
     let stalled = stalled(&daemon, "/ws?room=a");
     let mut publisher = Client::connect(&daemon, "/ws?room=a&echo=0");
     daemon.wait_members(2);
     let block = "x".repeat(60_000);
-    let mut most = 0.0_f64;
+    let name = "roomcast_websockets_backlogged";
+    let after = wait_for("a queue that is not empty", || {
+        publisher.send_text(&block);
+        let after = daemon.exposition();
+        (after.value(name) > 0.0).then_some(after)
+    });
+    assert_eq!(after.value(name), 1.0);
+    assert!(after.value("roomcast_queue_bytes_sum") > before.value("roomcast_queue_bytes_sum"));
+    drop(stalled);
+    daemon.wait_metric(name, |now| now == 0.0);
+    (before, after)
+}
+
+fn a_member_is_slow() -> (Exposition, Exposition) {
+    let daemon = Daemon::start(&["--outbound-queue", "50"]);
+    let before = daemon.exposition();
+    let _stalled = stalled(&daemon, "/ws?room=a");
+    let mut publisher = Client::connect(&daemon, "/ws?room=a&echo=0");
+    daemon.wait_members(2);
+    let block = "x".repeat(60_000);
     wait_until("a queue that is full", || {
         publisher.send_text(&block);
-        let now = daemon.exposition();
-        most = most.max(now.value("roomcast_websockets_backlogged"));
-        now.value("roomcast_closes_total{reason=\"slow\"}") == 1.0
-            || now.value("roomcast_members") == 1.0
+        // It is no member any more, and closed when it has taken so much or its time is over.
+        daemon.metric("roomcast_members") == 1.0
     });
-    assert_eq!(most, 1.0, "it was seen to be slow");
-    drop(stalled);
-    daemon.wait_closes("slow", 1.0);
-    let mut after = daemon.exposition();
-    // It has gone; that it was there has been seen.
-    let gauge = after.families.get_mut("roomcast_websockets_backlogged");
-    let gauge = gauge.expect("a gauge");
-    gauge
-        .samples
-        .insert("roomcast_websockets_backlogged".into(), most);
+    let after = daemon.exposition();
+    let dropped = after.value("roomcast_dropped_from_queues_total");
+    // A megabyte of them at most was queued, and what is being written is not dropped.
+    assert!((10.0..=50.0).contains(&dropped), "{dropped}");
     (before, after)
 }
 
@@ -519,6 +534,95 @@ fn stalled(daemon: &Daemon, target: &str) -> Client {
     dial.receive_buffer(4096).silent().connect()
 }
 
+// --- Where the time goes --------------------------------------------------------------------------
+
+/// How often each phase was observed.
+fn phases(daemon: &Daemon) -> BTreeMap<String, f64> {
+    let exposition = daemon.exposition();
+    let samples = &exposition.families["roomcast_loop_phase_seconds"].samples;
+    let count = |(series, count): (&String, &f64)| {
+        let label = series.strip_prefix("roomcast_loop_phase_seconds_count{phase=\"")?;
+        Some((label.strip_suffix("\"}")?.to_owned(), *count))
+    };
+    samples.iter().filter_map(count).collect()
+}
+
+#[test]
+fn each_phase_is_observed_when_it_has_something_to_do() {
+    let daemon = Daemon::start(&["--workers", "1", "--handshake-timeout", "500ms"]);
+    let before = phases(&daemon);
+    let labels: Vec<&str> = before.keys().map(String::as_str).collect();
+    let all = [
+        "accept", "effects", "expire", "flush", "jobs", "note", "reap", "receive", "report",
+    ];
+    assert_eq!(labels, all);
+    // An order to the loop, one who says nothing and has to go, and a member that publishes.
+    daemon.signal(Signal::Usr1);
+    daemon.wait_log("status: serving");
+    let mut silent = Wire::connect(daemon.addr());
+    let mut member = Client::connect(&daemon, "/ws?room=a");
+    member.send_text("x");
+    assert_eq!(member.recv_text(), "x");
+    silent.expect_end();
+    let after = phases(&daemon);
+    for label in all {
+        assert!(after[label] > before[label], "{label} has not moved");
+    }
+}
+
+#[test]
+fn a_phase_is_not_observed_where_it_had_nothing_to_do() {
+    let daemon = Daemon::start(&["--workers", "1", "--ping-interval", "off"]);
+    let mut member = Client::connect(&daemon, "/echo");
+    let before = phases(&daemon);
+    const ROUNDS: usize = 50;
+    for _ in 0..ROUNDS {
+        member.send_text("x");
+        assert_eq!(member.recv_text(), "x");
+    }
+    let after = phases(&daemon);
+    let moved = |label: &str| after[label] - before[label];
+    assert!(moved("receive") >= ROUNDS as f64 && moved("flush") >= ROUNDS as f64);
+    // The end of the first scrape, and the second.
+    for label in ["reap", "accept", "report"] {
+        assert!(moved(label) <= 3.0, "{label}: {}", moved(label));
+    }
+    for label in ["jobs", "effects", "expire"] {
+        assert_eq!(moved(label), 0.0, "{label}");
+    }
+}
+
+#[test]
+fn those_who_ask_all_at_once_share_their_answers_and_take_turns() {
+    const ASKING: usize = 200;
+    let daemon = Daemon::start(&[]);
+    let mut wires: Vec<Wire> = (0..ASKING).map(|_| Wire::connect(daemon.admin())).collect();
+    daemon.wait_metric("roomcast_connections", |now| now > ASKING as f64);
+    let before = phases(&daemon)["report"];
+    // All of them have asked when the loop looks.
+    daemon.signal(Signal::Stop);
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.admin());
+    for wire in &mut wires {
+        wire.send(&request);
+    }
+    daemon.signal(Signal::Continue);
+    let mut texts: BTreeMap<String, usize> = BTreeMap::new();
+    for wire in &mut wires {
+        let response = wire.response();
+        assert_eq!(response.status, 200);
+        *texts.entry(response.text()).or_default() += 1;
+    }
+    // Four in a turn have the same text, and the next turn has a new one.
+    assert!(
+        texts.values().all(|count| *count <= 4),
+        "{:?}",
+        texts.values()
+    );
+    assert!(texts.len() <= ASKING / 2, "{} texts", texts.len());
+    let reports = phases(&daemon)["report"] - before;
+    assert!(reports >= (ASKING / 4) as f64, "{reports} turns");
+}
+
 // --- The text -------------------------------------------------------------------------------------
 
 #[test]
@@ -687,6 +791,65 @@ fn the_last_closes_are_kept_and_no_more() {
         .map(|close| close["user"].as_str().expect("text"))
         .collect();
     assert_eq!(found, users);
+}
+
+#[test]
+fn strangers_push_no_member_out_of_the_last_closes() {
+    let daemon = Daemon::start(&[]);
+    let member = Client::connect(&daemon, "/ws?room=a&user=al");
+    let peer = member.local_addr();
+    member.close();
+    daemon.expect_closed(peer);
+    for _ in 0..300 {
+        drop(Wire::connect(daemon.addr()));
+    }
+    daemon.wait_closes("gone", 300.0);
+    let view = debug(&daemon);
+    let closes = view["closes"].as_array().expect("a list");
+    assert_eq!(closes.len(), 21, "the member's, and the last of the others");
+    let place = closes.iter().position(|close| close["user"] == "al");
+    assert_eq!(place, Some(20), "the oldest comes last");
+    assert!(closes[..20].iter().all(|close| close["reason"] == "gone"));
+}
+
+#[test]
+fn the_loop_counts_who_is_behind_without_a_scrape() {
+    let daemon = Daemon::start(&["--outbound-queue-size", "64MiB"]);
+    let stalled = stalled(&daemon, "/ws?room=a");
+    let mut publisher = Client::connect(&daemon, "/ws?room=a&echo=0");
+    daemon.wait_members(2);
+    let block = "x".repeat(60_000);
+    let backlogged = || debug(&daemon)["totals"]["backlogged"].clone();
+    wait_until("one that is behind", || {
+        publisher.send_text(&block);
+        backlogged() == json!(1)
+    });
+    drop(stalled);
+    wait_until("nobody behind", || backlogged() == json!(0));
+}
+
+#[test]
+fn only_the_code_with_which_the_daemon_ends_a_websocket_is_told() {
+    let daemon = Daemon::start(&[]);
+    for code in [1000, 1001, 4123] {
+        let mut client = Client::connect(&daemon, "/ws?room=a");
+        let peer = client.local_addr();
+        client.send_close(code, "bye");
+        client.expect_close(code, "bye");
+        let line = daemon.expect_closed(peer);
+        assert!(line.contains("reason=normal code=0 "), "{line}");
+    }
+    let mut client = Client::connect(&daemon, "/ws?room=a");
+    let peer = client.local_addr();
+    client.send_bytes(Frame::text("\u{fffd}").bytes().repeat(2));
+    client.send_frame(true, 7, 1, true, b"");
+    client.drain_to_close(1002, None);
+    let line = daemon.expect_closed(peer);
+    assert!(line.contains("reason=protocol code=1002 "), "{line}");
+    for (code, expected) in [("none", 3.0), ("1002", 1.0), ("1000", 0.0), ("other", 0.0)] {
+        let series = format!("roomcast_close_codes_total{{code=\"{code}\"}}");
+        assert_eq!(daemon.metric(&series), expected, "{code}");
+    }
 }
 
 #[test]

@@ -31,12 +31,31 @@ fn the_manager_hears_when_the_daemon_serves_and_when_it_ends() {
         assert_eq!(daemon.get("/healthz").status, 200);
         assert_eq!(daemon.admin_get("/readyz").status, 200);
         daemon.signal(Signal::Term);
-        manager.expect("STOPPING=1");
+        // Time for the writes, the last answers and the end of the threads.
+        manager.expect("STOPPING=1\nEXTEND_TIMEOUT_USEC=16000000");
         assert!(daemon.wait_exit().success());
         for text in manager.rest() {
             assert!(text.starts_with("STATUS="), "{text}");
         }
     }
+}
+
+#[test]
+fn a_drain_that_is_longer_than_the_managers_patience_asks_for_more() {
+    let manager = Manager::at_path();
+    let args = ["--drain-timeout", "1h", "--write-timeout", "20s"];
+    let mut daemon = manager.watched().args(&args).start();
+    let _members = [(); 2].map(|()| Client::connect(&daemon, "/ws?room=a"));
+    daemon.wait_members(2);
+    daemon.signal(Signal::Term);
+    manager.expect("STOPPING=1\nEXTEND_TIMEOUT_USEC=3626000000");
+    // What is asked for then is done, and is no change of state any more.
+    daemon.signal(Signal::Hup);
+    daemon.wait_log("reloaded");
+    let told = manager.rest();
+    let is_status = |text: &String| text.starts_with("STATUS=");
+    assert!(told.iter().all(is_status), "{told:?}");
+    assert!(daemon.runs());
 }
 
 #[test]

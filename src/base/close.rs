@@ -206,11 +206,11 @@ impl CloseReason {
             Self::Normal
             | Self::Gone
             | Self::Reset
-            | Self::Tls
             | Self::Answered
             | Self::Shutdown
             | Self::ConnectionExpired => Severity::Ordinary,
-            Self::Refused
+            Self::Tls
+            | Self::Refused
             | Self::Capacity
             | Self::HandshakeTimeout
             | Self::Protocol

@@ -85,9 +85,19 @@ pub struct Limits {
     pub effects_max: usize,
 }
 
+/// What the end takes beyond its deadlines: calls are waited for, and threads end.
+const ENDING_SLACK: Duration = Duration::from_secs(3);
+
 /// Most bytes taken from one connection at once. Bytes are what a peer's frames cost: 128 KiB can hold
 /// 22 000 empty ones.
 pub const READ_BYTES_MAX: usize = 128 << 10;
+
+/// Most bytes taken of a TLS handshake that is not over. The longest that browsers send are of 2 KiB;
+/// certificates of clients are not asked for.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 16 << 10;
+
+/// Content that may wait as TLS ciphertext, in bytes. Four records.
+pub const TLS_HELD_BYTES_MAX: usize = 64 << 10;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -205,6 +215,19 @@ impl Limits {
     #[must_use]
     pub fn merge_bytes_max(&self) -> usize {
         self.outbound_bytes_max / 2
+    }
+
+    /// How long connections are waited for once the last WebSocket has been told that the daemon ends:
+    /// what is queued has its time to be written, and the peer to answer.
+    #[must_use]
+    pub fn ending_time_max(&self) -> Duration {
+        self.write_timeout + self.close_linger
+    }
+
+    /// How long the end may take in all, from the first signal on.
+    #[must_use]
+    pub fn shutdown_time_max(&self) -> Duration {
+        self.drain_timeout + self.ending_time_max() + ENDING_SLACK
     }
 
     /// Checks the bounds, each by itself and against each other.

@@ -21,7 +21,10 @@ pub use close::{CloseReason, Severity};
 pub use glob::Glob;
 pub use histogram::Histogram;
 pub use id::{ConnId, Identity, NameError, RoomName, UserId};
-pub use limits::{Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX};
+pub use limits::{
+    Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX,
+    TLS_HELD_BYTES_MAX,
+};
 pub use network::{Network, NetworkError, shown_address};
 pub use origin::{AllowedOrigins, OriginError, OriginPattern};
 pub use parted_map::PartedMap;

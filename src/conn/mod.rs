@@ -72,7 +72,7 @@ pub struct Connection {
     in_flight: InFlight,
     /// Since when queued bytes have made no progress; `None` while the socket takes them.
     stalled_since: Option<Instant>,
-    /// The code of the close frame that was queued; 0 if none was.
+    /// The code of the close frame that was queued; 0 if none was, or only an answer.
     close_code: u16,
     flags: Flags,
 }
@@ -378,25 +378,23 @@ impl Connection {
         };
         self.phase = Phase::Closed(reason, self.identity().cloned());
         self.queue.clear();
+        self.flags.is_held = false;
         true
     }
 
-    /// Queues a close frame; nothing follows it.
+    /// Queues a close frame of our own; nothing follows it.
     pub fn push_close(&mut self, code: u16, reason: &str) {
-        self.push_close_frame(frame::close(code, reason));
+        self.close_code = code;
+        self.queue.push_close(frame::close(code, reason));
     }
 
-    /// Queues a close frame that is encoded already.
-    pub fn push_close_frame(&mut self, frame: Vec<u8>) {
-        // Behind two bytes of header, if there is one.
-        self.close_code = match frame[..] {
-            [_, _, high, low, ..] => u16::from_be_bytes([high, low]),
-            _ => 0,
-        };
+    /// Queues the answer to the peer's close frame, encoded already; nothing follows it. Its code is
+    /// the peer's.
+    pub fn push_close_answer(&mut self, frame: Vec<u8>) {
         self.queue.push_close(frame);
     }
 
-    /// The code of the close frame that was queued; 0 if none was.
+    /// The code of the close frame that was queued; 0 if none was, or only an answer.
     #[must_use]
     pub fn close_code(&self) -> u16 {
         self.close_code
@@ -549,7 +547,7 @@ impl Connection {
         self.queue.check_invariants();
         if self.closed_reason().is_some() {
             assert!(
-                self.queue.is_empty(),
+                !self.has_unwritten(),
                 "nothing is queued for a closed connection"
             );
         }

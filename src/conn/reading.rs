@@ -107,8 +107,8 @@ impl Connection {
         self.flags.saw_eof = true;
         match &self.phase {
             Phase::Calling { .. } => true,
-            Phase::Answering { .. } | Phase::Closing { .. } => !self.queue.is_empty(),
-            Phase::Open(open) => matches!(open.purpose, Purpose::Echo) && !self.queue.is_empty(),
+            Phase::Answering { .. } | Phase::Closing { .. } => self.has_unwritten(),
+            Phase::Open(open) => matches!(open.purpose, Purpose::Echo) && self.has_unwritten(),
             _ => false,
         }
     }

@@ -21,7 +21,13 @@ impl Connection {
     /// while its socket is full.
     #[must_use]
     pub fn may_flush(&self) -> bool {
-        !self.is_blocked() && (!self.queue.is_empty() || self.flags.is_held)
+        !self.is_blocked() && self.has_unwritten()
+    }
+
+    /// Whether something waits for its socket, be it in the queue or as ciphertext.
+    #[must_use]
+    pub fn has_unwritten(&self) -> bool {
+        !self.queue.is_empty() || self.flags.is_held
     }
 
     /// Whether its socket is known to take nothing now.

@@ -20,6 +20,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
@@ -34,7 +35,7 @@ use crate::net::{
 };
 use crate::ops::config::Config;
 use crate::ops::process::{CpuMeter, OpenFiles, ProcessFigures, host_name};
-use crate::ops::signal::{self, Request};
+use crate::ops::signal::{CaughtSignals, Request};
 use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
 use crate::ops::{file_limit, log::LogSwitch};
 use crate::shard::RoomShard;
@@ -250,13 +251,20 @@ impl Server {
 }
 
 /// Runs the daemon until it is told to stop. It serves on the sockets that were passed to it, and
-/// listens by itself where there is none. `log` is the way to another log file.
+/// listens by itself where there is none. `log` is the way to another log file, `signals` what
+/// operators ask by.
 ///
 /// # Errors
 /// When it cannot start, or cannot go on.
-pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), Box<dyn Error>> {
+pub fn run(
+    config: Config,
+    passed: PassedSockets,
+    log: LogSwitch,
+    signals: CaughtSignals,
+) -> Result<(), Box<dyn Error>> {
     let files = config.files.clone();
     let certificate = config.tls.clone();
+    let shutdown_time_max = config.limits.shutdown_time_max();
     let (public, admin) = (passed.public.len(), usize::from(passed.admin.is_some()));
     if public + admin > 0 {
         log::info!("sockets passed by the service manager: {public} public, {admin} admin");
@@ -270,7 +278,8 @@ pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), 
     // Before the first line says that somebody listens: whoever reads it may send a signal.
     let expiry = Arc::clone(&server.certificate_expiry);
     let chores = Chores::start(server.handle(), files, log, manager.clone(), expiry)?;
-    watch_signals(server.handle(), chores, manager.clone())?;
+    let to_stop = (manager.clone(), shutdown_time_max);
+    watch_signals(signals, server.handle(), chores, to_stop)?;
     if let Some(certificate) = certificate {
         chores::tell_expiry(&certificate);
     }
@@ -292,15 +301,20 @@ pub fn run(config: Config, passed: PassedSockets, log: LogSwitch) -> Result<(), 
 }
 
 /// The first signal to stop ends the daemon in good order, the second at once.
-fn watch_signals(handle: Handle, chores: Chores, manager: Option<Notifier>) -> io::Result<()> {
+fn watch_signals(
+    signals: CaughtSignals,
+    handle: Handle,
+    chores: Chores,
+    (manager, time_max): (Option<Notifier>, Duration),
+) -> io::Result<()> {
     let was_told = AtomicBool::new(false);
-    signal::watch(move |request| match request {
+    signals.watch(move |request| match request {
         Request::Reload => chores.ask(Chore::Reload),
         Request::Status => chores.ask(Chore::Status),
         Request::Stop if was_told.swap(true, Ordering::Relaxed) => handle.abort(),
         Request::Stop => {
             if let Some(manager) = &manager {
-                manager.stopping();
+                manager.stopping(time_max);
             }
             handle.shutdown();
         }

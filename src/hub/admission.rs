@@ -3,7 +3,7 @@
 //! Invariant: the counts are those of the connections admitted and not released.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::base::Limits;
 use crate::conn::Entrance;
@@ -14,7 +14,7 @@ pub(super) struct Admission {
     public: usize,
     overload: usize,
     admin: usize,
-    /// Kept only while there is a bound on it.
+    /// By the first address of the block that counts as one; kept only while there is a bound on it.
     by_ip: HashMap<IpAddr, usize>,
 }
 
@@ -48,7 +48,7 @@ impl Admission {
         if limits.connections_per_ip_max == 0 {
             return true;
         }
-        let count = self.by_ip.entry(ip).or_default();
+        let count = self.by_ip.entry(block_of(ip)).or_default();
         let has_room = *count < limits.connections_per_ip_max;
         *count += usize::from(has_room);
         has_room
@@ -56,10 +56,11 @@ impl Admission {
 
     /// A connection that was counted among those of an address is so no longer.
     pub(super) fn uncount(&mut self, ip: IpAddr) {
-        if let Some(count) = self.by_ip.get_mut(&ip) {
+        let block = block_of(ip);
+        if let Some(count) = self.by_ip.get_mut(&block) {
             *count -= 1;
             if *count == 0 {
-                self.by_ip.remove(&ip);
+                self.by_ip.remove(&block);
             }
         }
     }
@@ -84,9 +85,42 @@ impl Admission {
     }
 }
 
+/// The first of the addresses that count as one: an IPv6 network of 64 bits is what one subscriber
+/// is given at least, so whoever has one address of it has them all.
+fn block_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_64_bits_counts_as_one_address() {
+        let limits = Limits {
+            connections_per_ip_max: 2,
+            ..Limits::default()
+        };
+        let mut admission = Admission::default();
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let [a, b, other] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(ip);
+        assert!(admission.count(a, &limits) && admission.count(b, &limits));
+        assert!(!admission.count(a, &limits) && !admission.count(b, &limits));
+        assert!(admission.count(other, &limits), "the next network");
+        admission.uncount(b);
+        assert!(admission.count(a, &limits));
+        for ip in [a, a, other] {
+            admission.uncount(ip);
+        }
+        assert!(admission.by_ip.is_empty());
+        // The last bits of an IPv4 address are another's.
+        let [c, d] = ["192.0.2.1", "192.0.2.2"].map(ip);
+        assert!(admission.count(c, &limits) && admission.count(c, &limits));
+        assert!(admission.count(d, &limits) && !admission.count(c, &limits));
+    }
 
     #[test]
     fn each_bound_is_kept_and_given_back() {

@@ -10,7 +10,6 @@
 //! of that until it is written.
 
 use std::collections::{HashSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -94,9 +93,6 @@ pub enum Inquiry {
     Loop(ConnId),
     /// The figures of the node, by [`Hub::handle_node`].
     Node(CallPart),
-    /// Nothing but a line in the log, the first time: the trusted proxy at this address does not say
-    /// in a way that can be read whom it speaks for.
-    MalformedForward(IpAddr),
 }
 
 impl Calls {
@@ -230,21 +226,25 @@ impl<S> Hub<S> {
     }
 
     /// Goes on with calls that waited, for as long as there is room for them.
-    pub(super) fn go_on_with_calls(&mut self, now: Now) {
+    pub(super) fn go_on_with_calls(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         while !self.calls.unreserved.is_empty() && self.calls.may_reserve(&self.limits) {
             if let Some(key) = self.calls.unreserved.pop_front() {
+                is_any = true;
                 self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
             }
         }
         while let Some(call) = self.calls.waiting.pop_front() {
             if !self.calls.has_place(&call, &self.limits) {
                 self.calls.waiting.push_front(call);
-                return;
+                break;
             }
+            is_any = true;
             self.calls.taken_bytes += Calls::weight(call.bytes);
             let key = self.calls.slots.insert(call) as CallKey;
             self.advance_call(now, key);
         }
+        is_any
     }
 
     /// A body was decoded.

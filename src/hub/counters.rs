@@ -40,8 +40,8 @@ pub struct HubCounters {
     pub api_outcomes: BTreeMap<(&'static str, u16), u64>,
     /// Connections ended, by [`CloseReason::index`].
     pub closes: [u64; CloseReason::ALL.len()],
-    /// WebSockets ended, by the code of the close frame that they were sent: 0 for none, and
-    /// [`HubCounters::OTHER_CODE`] for all that no reason has.
+    /// WebSockets ended, by the code of the close frame with which they were ended: 0 where none was
+    /// sent but to answer the client's, and [`HubCounters::OTHER_CODE`] for all that no reason has.
     pub close_codes: BTreeMap<u16, u64>,
     /// Messages received.
     pub received_messages: u64,
@@ -53,7 +53,8 @@ pub struct HubCounters {
     pub deliveries: u64,
     /// Publications skipped for a member of a lossy room.
     pub skipped: u64,
-    /// Publications dropped from the queue of a connection that was closed for being slow.
+    /// Publications dropped from the queue of a connection that was closed for being slow, or had not
+    /// taken them when its time to end was over.
     pub dropped_from_queues: u64,
     /// Times that reading of a connection was paused.
     pub reads_paused: u64,
@@ -73,7 +74,7 @@ pub struct HubCounters {
 
 impl HubCounters {
     /// Stands for every close code that no reason has: there is no end of those that back ends
-    /// choose and clients send.
+    /// choose.
     pub const OTHER_CODE: u16 = u16::MAX;
 
     /// A request for a WebSocket was refused.
@@ -81,7 +82,7 @@ impl HubCounters {
         *self.refusals.entry(reason).or_default() += 1;
     }
 
-    /// A WebSocket has ended that was sent this close code; 0 for none.
+    /// A WebSocket has ended that was sent this close code, and had sent none itself; 0 for none.
     pub(super) fn count_close_code(&mut self, code: u16) {
         let is_known = matches!(code, 0 | 1000 | 1001)
             || CloseReason::ALL.iter().any(|one| one.code() == Some(code));

@@ -1,7 +1,8 @@
 //! The end in good order: who is told to go, when, and when to come back.
 //!
 //! Owns: the stages of the end, the pace of the closes, how long each client is asked to stay away.
-//! Never: drops what is queued. A close frame goes behind it; `ending` does that.
+//! Never: drops what is queued before its time to be written is over. A close frame goes behind it;
+//! `ending` does that.
 //!
 //! ```text
 //! Serving ──handle_shutdown──► Draining ──handle_end──► Ending
@@ -142,12 +143,20 @@ impl<S> Hub<S> {
         self.go_on_ending(now);
     }
 
-    /// The daemon waits no longer: ends every connection as it is.
+    /// The daemon waits no longer: ends every connection as it is. What is queued for one is counted
+    /// as dropped.
     pub fn handle_abort(&mut self) {
         let ids: Vec<ConnId> = self.table.iter().map(|conn| conn.id).collect();
         for id in ids {
-            self.end(id, CloseReason::Shutdown);
+            self.drop_and_end(id, CloseReason::Shutdown);
         }
+    }
+
+    /// How long connections are waited for after [`Hub::handle_end`]: for as long as what is queued
+    /// may take to be written, and the peers to answer.
+    #[must_use]
+    pub fn ending_time_max(&self) -> Duration {
+        self.limits.ending_time_max()
     }
 
     /// Whether the end has begun.
@@ -171,13 +180,15 @@ impl<S> Hub<S> {
         matches!(self.stage, Stage::Ending { .. })
     }
 
-    /// Closes those whose time has come, as many as a turn may.
-    pub(super) fn go_on_ending(&mut self, now: Now) {
+    /// Closes those whose time has come, as many as a turn may. Returns whether it looked at any.
+    pub(super) fn go_on_ending(&mut self, now: Now) -> bool {
         match self.stage {
-            Stage::Serving => {}
+            Stage::Serving => false,
             Stage::Draining(drain) => {
+                let slot = drain.next_slot;
                 let drain = self.go_on_draining(now, drain);
                 self.stage = Stage::Draining(drain);
+                drain.next_slot > slot
             }
             Stage::Ending { next_slot, absence } => {
                 let end = self.table.slots_end();
@@ -191,6 +202,7 @@ impl<S> Hub<S> {
                     next_slot: stop,
                     absence,
                 };
+                stop > next_slot
             }
         }
     }

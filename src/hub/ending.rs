@@ -71,7 +71,7 @@ impl<S> Hub<S> {
             if conn.set_owes_skips(false) {
                 push_skips(&mut self.members, conn);
             }
-            if !conn.queue.is_empty() {
+            if conn.has_unwritten() {
                 deadline = deadline.max(now.instant + self.limits.write_timeout);
             }
         }
@@ -98,7 +98,7 @@ impl<S> Hub<S> {
                     // Who leaves a room does not wait for what it had to say.
                     conn.queue.drop_backlog();
                 }
-                conn.push_close_frame(echo.into());
+                conn.push_close_answer(echo.into());
                 let deadline = now.instant + self.limits.close_linger;
                 self.start_closing(id, CloseReason::Normal, deadline, true);
             }
@@ -124,6 +124,15 @@ impl<S> Hub<S> {
             self.wheel.cancel(id.slot);
             self.closed.push_back(id);
         }
+    }
+
+    /// The same where what is queued was owed to the peer: it is counted as dropped.
+    pub(super) fn drop_and_end(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(entry) = self.table.get_mut(id) {
+            let dropped = entry.conn.queue.level().publications;
+            self.counters.dropped_from_queues += dropped as u64;
+        }
+        self.end(id, reason);
     }
 
     /// A connection's timer has fired: does what is due and sets the next.
@@ -152,7 +161,7 @@ impl<S> Hub<S> {
                 self.answer_timeout(now, id);
             } else {
                 // A close frame that found no way out, or a peer that did not end.
-                self.end(id, CloseReason::WriteTimeout);
+                self.drop_and_end(id, CloseReason::WriteTimeout);
             }
         }
         self.arm(id);

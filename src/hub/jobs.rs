@@ -62,19 +62,22 @@ impl Jobs {
         self.workers.len()
     }
 
-    /// A worker's queue has room for `room` jobs.
-    pub(super) fn grant(&mut self, worker: usize, room: usize) {
+    /// A worker's queue has room for `room` jobs. Returns whether a leave has waited for it.
+    pub(super) fn grant(&mut self, worker: usize, room: usize) -> bool {
+        let mut is_any = false;
         let lane = &mut self.workers[worker];
         // Places for the jobs that are ready were promised before.
         lane.credits = room.saturating_sub(lane.ready);
         while lane.credits > 0
             && let Some(job) = lane.leaves.pop_front()
         {
+            is_any = true;
             lane.promise(&mut self.ready, worker, job);
         }
         if lane.leaves.is_empty() && lane.leaves.capacity() > LEAVES_KEPT {
             lane.leaves = VecDeque::new();
         }
+        is_any
     }
 
     /// Whether a message may be taken for this worker.

@@ -44,7 +44,7 @@ mod table;
 mod users;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::admission::Admission;
@@ -53,6 +53,7 @@ pub use self::calls::{Inquiry, NodeFigures, ProgramCall, ProgramReply};
 pub use self::counters::HubCounters;
 use self::drain::Stage;
 pub use self::events::Event;
+use self::figures::Survey;
 pub use self::figures::{Figures, LargeRoom};
 use self::jobs::{Jobs, Waiter};
 use self::latency::Latency;
@@ -90,6 +91,7 @@ pub struct Hub<S> {
     flush_barrier: usize,
     /// Connections whose socket has refused bytes, each once; some of them may be gone.
     backlog: Vec<ConnId>,
+    survey: Survey,
     /// Publications that are queued and not written.
     latency: Latency,
     /// Connections that may be read again.
@@ -98,6 +100,8 @@ pub struct Hub<S> {
     closed: VecDeque<ConnId>,
     /// What the shell is to answer.
     inquiries: VecDeque<Inquiry>,
+    /// Trusted proxies to tell of.
+    malformed_proxies: Vec<IpAddr>,
     /// What is about to be echoed; empty between calls.
     echoes: Vec<Payload>,
     counters: HubCounters,
@@ -166,8 +170,10 @@ pub struct Farewell {
     pub identity: Option<Arc<Identity>>,
     /// Why it ended.
     pub reason: CloseReason,
-    /// The code of the close frame that it was sent; 0 for none.
+    /// The code of the close frame with which it was ended; 0 for none but an answer to its own.
     pub code: u16,
+    /// Whether it has been an open WebSocket.
+    pub was_open: bool,
     /// When it was accepted.
     pub opened_at: Instant,
     /// What went through it.
@@ -197,10 +203,12 @@ impl<S> Hub<S> {
             dirty: VecDeque::new(),
             flush_barrier: 0,
             backlog: Vec::new(),
+            survey: Survey::default(),
             latency: Latency::default(),
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
+            malformed_proxies: Vec::new(),
             echoes: Vec::new(),
             counters: HubCounters::default(),
             prng,
@@ -291,13 +299,15 @@ impl<S> Hub<S> {
         self.end(id, cause);
     }
 
-    /// The socket takes bytes again.
-    pub fn handle_writable(&mut self, id: ConnId) {
+    /// The socket takes bytes again. Returns whether the hub has known that it did not.
+    pub fn handle_writable(&mut self, id: ConnId) -> bool {
         if let Some(entry) = self.table.get_mut(id)
             && entry.conn.note_writable()
         {
             mark_dirty(&mut entry.conn, &mut self.dirty);
+            return true;
         }
+        false
     }
 
     /// A connection that [`Hub::poll_flush`] named was written to.
@@ -332,29 +342,33 @@ impl<S> Hub<S> {
         action
     }
 
-    /// Time has passed: looks at up to `budget` connections that are due, and returns at how many.
-    /// Those left over are due still, and [`Hub::poll_timeout`] says so.
-    pub fn handle_timeout(&mut self, now: Now, budget: usize) -> usize {
-        self.go_on_ending(now);
-        for looked_at in 0..budget {
+    /// Time has passed: looks at up to `budget` connections that are due, and when ending closes
+    /// those whose turn it is. Returns whether there were any. Those left over are due still, and
+    /// [`Hub::poll_timeout`] says so.
+    pub fn handle_timeout(&mut self, now: Now, budget: usize) -> bool {
+        let mut is_any = self.go_on_ending(now);
+        for _ in 0..budget {
             let Some(slot) = self.wheel.poll_expired(now.instant) else {
-                return looked_at;
+                break;
             };
             self.look_at(now, slot);
+            is_any = true;
         }
-        budget
+        is_any
     }
 
-    /// The queue of `worker` has room for `room` jobs.
-    pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) {
-        self.jobs.grant(worker, room);
-        self.go_on_with_calls(now);
+    /// The queue of `worker` has room for `room` jobs. Returns whether anybody waited for it.
+    pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) -> bool {
+        let mut is_any = self.jobs.grant(worker, room);
+        is_any |= self.go_on_with_calls(now);
         while let Some(waiter) = self.jobs.next_waiting(worker) {
+            is_any = true;
             match waiter {
                 Waiter::Conn(id) => self.proceed(now, id),
                 Waiter::Call(key) => self.proceed_with_call(now, key),
             }
         }
+        is_any
     }
 
     /// New secrets, for whoever comes from now on; `None` leaves the old one.
@@ -434,16 +448,12 @@ impl<S> Hub<S> {
                 identity: conn.identity().cloned(),
                 reason,
                 code,
+                was_open: conn.was_open(),
                 opened_at: conn.opened_at,
                 traffic: conn.traffic,
             };
             return Some((entry.socket, farewell));
         }
-    }
-
-    /// The next question to the shell.
-    pub fn poll_inquiry(&mut self) -> Option<Inquiry> {
-        self.inquiries.pop_front()
     }
 
     /// When [`Hub::handle_timeout`] must be called next.

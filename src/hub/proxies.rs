@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use http::Request;
 
-use super::{Hub, Inquiry};
+use super::Hub;
 use crate::base::ConnId;
 use crate::conn::Entrance;
 use crate::wire::forwarded::{Forwarded, client_of};
@@ -35,8 +35,9 @@ impl<S> Hub<S> {
             Forwarded::Absent => None,
             Forwarded::Malformed => {
                 self.counters.malformed_forwards += 1;
-                if self.counters.malformed_forwards == 1 {
-                    self.inquiries.push_back(Inquiry::MalformedForward(proxy));
+                let is_new = !self.malformed_proxies.contains(&proxy);
+                if is_new && self.malformed_proxies.len() < MALFORMED_PROXIES_MAX {
+                    self.malformed_proxies.push(proxy);
                 }
                 None
             }
@@ -54,12 +55,22 @@ impl<S> Hub<S> {
         is_admitted
     }
 
-    /// A request was answered: what its proxy does next may be for another.
+    /// A request was answered: what its proxy does next may be for another, and until it has said for
+    /// whom, it is the proxy's.
     pub(super) fn unlocate(&mut self, id: ConnId) {
         let peer = self.table.get(id).map(|conn| conn.socket_peer().ip());
         if peer.is_some_and(|peer| self.is_proxy(peer)) {
             self.uncount(id);
+            if let Some(entry) = self.table.get_mut(id) {
+                entry.conn.set_client(None);
+            }
         }
+    }
+
+    /// The address of a trusted proxy that has not said, in a way that can be read, whom it speaks
+    /// for. Each comes once, however often it has done so since the last one was asked for.
+    pub fn poll_malformed_proxy(&mut self) -> Option<IpAddr> {
+        self.malformed_proxies.pop()
     }
 
     fn uncount(&mut self, id: ConnId) {
@@ -71,3 +82,6 @@ impl<S> Hub<S> {
         }
     }
 }
+
+/// Proxies told of that have not said whom they speak for; the counter knows of all of them.
+const MALFORMED_PROXIES_MAX: usize = 16;

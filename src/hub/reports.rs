@@ -38,6 +38,17 @@ impl<S> Hub<S> {
         None
     }
 
+    /// The next question to the shell.
+    pub fn poll_inquiry(&mut self) -> Option<Inquiry> {
+        self.inquiries.pop_front()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_inquiries(&self) -> bool {
+        !self.inquiries.is_empty()
+    }
+
     /// The text that an [`Inquiry`] asked for, for the connection that it named.
     pub fn handle_report(&mut self, now: Now, id: ConnId, content_type: &str, text: &str) {
         let Some(entry) = self.table.get_mut(id) else {

@@ -148,12 +148,12 @@ impl<S> Hub<S> {
             return;
         };
         let entrance = entry.conn.entrance;
+        let has_room = self.locate(id, &request) && entrance != Entrance::Overload;
         if !has_valid_host(&request) {
             let response = Response::plain(StatusCode::BAD_REQUEST, "one Host is needed\n");
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let endpoint = Endpoint::at(entrance, request.uri().path());
-        let has_room = self.locate(id, &request) && entrance != Entrance::Overload;
         if !has_room && endpoint != Some(Endpoint::Health) {
             self.counters.count_refusal(CloseReason::Capacity.label());
             let response =

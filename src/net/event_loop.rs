@@ -6,12 +6,13 @@
 //! | 2 | clock | reads the clocks, once | |
 //! | 3 | note | events become lists of what to accept, read and write; nothing else | `EVENTS` |
 //! | 4 | accept | connections into the hub | `ACCEPTS` a listener |
-//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES`, `HANDSHAKE_STEPS` |
+//! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES`, `HANDSHAKE_TIME` |
 //! | 6 | jobs | the hub's jobs to the workers | the workers' queues |
 //! | 7 | effects | what the workers say, into the hub | `PUSHES`; waits for a flush that is due |
 //! | 8 | expire | timers | `TIMERS` |
 //! | 9 | flush | one write a connection that has something queued | `WRITES`, `SLICES` |
-//! | 10 | reap | frees what is over, one log line each | |
+//! | 10 | report | answers what the hub asks: texts for operators, figures of the node | `INQUIRIES` |
+//! | 11 | reap | frees what is over, one log line each | |
 //!
 //! Jobs come before effects so that with `--workers 0`, where handing a job over is doing it, what
 //! was received in a turn leaves in the same turn.
@@ -34,17 +35,19 @@ use super::control::{Order, Orders};
 use super::crew::Crew;
 use super::error::LoopError;
 use super::farewell::FarewellLog;
+use super::inquiries;
 use super::last_ends::LastEnds;
 use super::listener::{Accepted, Listener};
 use super::meter::{Meter, Phase};
+use super::notices::ProxyNotices;
 use super::readiness::{list_readable, register, special_number, token_bits};
-use super::reports::{DebugView, LoopFigures, Reports};
+use super::reports::{LoopFigures, Reports};
 use super::socket::{ReadOutcome, Socket};
 use super::supervision::{Sizes, Supervision};
 use super::tls::{self, Sessions};
 use crate::base::{CloseReason, ConnId, Instant, Now};
 use crate::clock;
-use crate::hub::{Hub, Inquiry, Reading, SocketAction};
+use crate::hub::{Hub, Reading, SocketAction};
 
 /// The loop with everything it owns.
 pub(crate) struct EventLoop<C> {
@@ -58,11 +61,14 @@ pub(crate) struct EventLoop<C> {
     orders: Orders,
     reports: Reports,
     farewells: FarewellLog,
+    notices: ProxyNotices,
     /// Sockets to read, each once.
     readable: VecDeque<ConnId>,
     scratch: Box<[u8]>,
     counters: LoopCounters,
     last_ends: LastEnds,
+    /// Publications dropped from queues before the daemon began to end, once it has.
+    dropped_before: Option<u64>,
     /// Once the daemon is ending: when it does not wait any longer.
     ending: Option<Instant>,
 }
@@ -112,6 +118,7 @@ impl<C: Crew> EventLoop<C> {
             orders,
             reports,
             farewells: FarewellLog::default(),
+            notices: ProxyNotices::default(),
             readable: VecDeque::new(),
             scratch: vec![0; budget::READ_BYTES].into(),
             counters: LoopCounters {
@@ -121,6 +128,7 @@ impl<C: Crew> EventLoop<C> {
                 meter: Meter::new(clock::read_instant()),
             },
             last_ends: LastEnds::default(),
+            dropped_before: None,
             ending: None,
         })
     }
@@ -153,19 +161,20 @@ impl<C: Crew> EventLoop<C> {
             self.lap(Phase::Jobs, has_jobs);
             let has_effects = self.apply_effects(now);
             self.lap(Phase::Effects, has_effects);
-            let is_due = self.hub.handle_timeout(now, budget::TIMERS) > 0;
+            let is_due = self.hub.handle_timeout(now, budget::TIMERS);
             self.lap(Phase::Expire, is_due);
             let has_output = self.hub.flushes_len() > 0;
             self.flush(now);
             self.lap(Phase::Flush, has_output);
             let is_asked = self.answer_inquiries(now);
             self.lap(Phase::Report, is_asked);
-            self.reap(now);
+            let has_ends = self.reap(now);
+            self.lap(Phase::Reap, has_ends);
             self.end_if_drained(now);
             self.orders.exchange_calls(now, &mut self.hub);
             self.orders.tell_events(&mut self.hub);
             self.report(now);
-            self.counters.meter.end_turn(Phase::Reap);
+            self.counters.meter.end_turn();
             if self.crew.has_failed() {
                 return Err(LoopError::Worker);
             }
@@ -231,8 +240,13 @@ impl<C: Crew> EventLoop<C> {
             let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
             socket.has_input |= is_readable;
             list_readable(&mut self.readable, id, socket);
-            if event.is_writable() {
-                self.hub.handle_writable(id);
+            if event.is_writable()
+                && !self.hub.handle_writable(id)
+                && let Some(session) = self.sessions.get_mut(id.slot)
+                && let Some(socket) = self.hub.socket_mut(id)
+            {
+                // What a handshake has to say is in no queue, and may not have fitted the socket.
+                session.handle_writable(&mut socket.stream);
             }
         }
     }
@@ -263,6 +277,7 @@ impl<C: Crew> EventLoop<C> {
         if self.orders.wants_stop() && !self.hub.is_draining() {
             let left = self.hub.counters().websockets;
             log::info!("draining: {left} WebSockets to close");
+            self.dropped_before = Some(self.hub.counters().dropped_from_queues);
             self.hub.handle_shutdown(now);
         }
         is_any
@@ -282,7 +297,7 @@ impl<C: Crew> EventLoop<C> {
         let left = self.hub.connections_len();
         log::info!("stopping: {left} connections left");
         self.listeners.clear();
-        self.ending = Some(now.instant + ENDING_MAX);
+        self.ending = Some(now.instant + self.hub.ending_time_max());
         self.hub.handle_end(now);
     }
 
@@ -295,6 +310,7 @@ impl<C: Crew> EventLoop<C> {
                 continue;
             }
             listener.paused_until = None;
+            listener.tell_if_recovered(now.instant);
             for _ in 0..budget::ACCEPTS {
                 if !listener.is_ready {
                     break;
@@ -304,16 +320,11 @@ impl<C: Crew> EventLoop<C> {
                     Accepted::Vanished => {}
                     Accepted::Exhausted(error) => {
                         self.counters.accept_pauses += 1;
-                        if !std::mem::replace(&mut listener.is_exhausted, true) {
-                            log::warn!("accepting pauses: {error}");
-                        }
-                        listener.pause(now.instant);
+                        listener.pause(now.instant, &error);
                         break;
                     }
                     Accepted::Connection(stream, peer) => {
-                        if std::mem::take(&mut listener.is_exhausted) {
-                            log::info!("accepting goes on");
-                        }
+                        listener.note_accepted();
                         let socket = Socket::new(stream);
                         match self.hub.handle_accept(now, listener.is_admin, peer, socket) {
                             Ok(id) => {
@@ -332,7 +343,7 @@ impl<C: Crew> EventLoop<C> {
 
     fn receive(&mut self, now: Now) {
         let mut bytes_left = budget::PHASE_READ_BYTES;
-        let mut handshake_steps_left = budget::HANDSHAKE_STEPS;
+        let mut handshake_time = Duration::ZERO;
         for _ in 0..self.readable.len().min(budget::READS) {
             if bytes_left == 0 {
                 break;
@@ -349,14 +360,16 @@ impl<C: Crew> EventLoop<C> {
             }
             let mut session = self.sessions.get_mut(id.slot);
             let is_handshaking = session.as_ref().is_some_and(|one| one.is_handshaking());
-            if is_handshaking {
-                if handshake_steps_left == 0 {
-                    list_readable(&mut self.readable, id, socket);
-                    continue;
-                }
-                handshake_steps_left -= 1;
+            if is_handshaking && handshake_time >= budget::HANDSHAKE_TIME {
+                list_readable(&mut self.readable, id, socket);
+                continue;
             }
+            // Two readings of the clock are nothing beside a signature.
+            let begun_at = is_handshaking.then(clock::read_instant);
             let outcome = socket.read(session.as_deref_mut(), &mut self.scratch);
+            if let Some(begun_at) = begun_at {
+                handshake_time += clock::read_instant().saturating_duration_since(begun_at);
+            }
             if is_handshaking && session.is_some_and(|session| !session.is_handshaking()) {
                 self.counters.tls_handshakes += 1;
             }
@@ -368,9 +381,8 @@ impl<C: Crew> EventLoop<C> {
                     }
                     list_readable(&mut self.readable, id, socket);
                 }
-                ReadOutcome::Refused(error) => {
+                ReadOutcome::Refused => {
                     socket.has_input = false;
-                    log::debug!("tls id={id} error={error}");
                     self.hub.handle_eof(id, CloseReason::Tls);
                 }
                 ReadOutcome::Eof => {
@@ -409,18 +421,20 @@ impl<C: Crew> EventLoop<C> {
         is_any
     }
 
-    /// Returns whether there were effects.
+    /// Returns whether there were effects, or somebody who waited for workers or to be read.
     fn apply_effects(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         let mut pushes = 0;
         while pushes < budget::PUSHES && !self.hub.wants_flush() {
             let Some(effect) = self.crew.poll_effect() else {
                 break;
             };
             pushes += self.hub.handle_effect(now, effect);
+            is_any = true;
         }
-        self.grant_credits(now);
-        self.resume_reading();
-        pushes > 0
+        is_any |= self.grant_credits(now);
+        is_any |= self.resume_reading();
+        is_any
     }
 
     fn flush(&mut self, now: Now) {
@@ -443,50 +457,38 @@ impl<C: Crew> EventLoop<C> {
 
     /// Returns whether anything was asked.
     fn answer_inquiries(&mut self, now: Now) -> bool {
-        let mut is_any = false;
-        while let Some(inquiry) = self.hub.poll_inquiry() {
-            is_any = true;
-            match inquiry {
-                Inquiry::Metrics(id) => {
-                    self.hub.sample_queues();
-                    let text = (self.reports.metrics)(&self.hub.counters(), &self.figures());
-                    self.hub.handle_report(now, id, METRICS_TYPE, &text);
-                }
-                Inquiry::Loop(id) => {
-                    let figures = self.hub.figures(now);
-                    let text = (self.reports.debug)(&DebugView {
-                        now,
-                        hub: &self.hub.counters(),
-                        figures: &figures,
-                        turning: &self.figures(),
-                        last_ends: &self.last_ends,
-                    });
-                    self.hub.handle_report(now, id, "application/json", &text);
-                }
-                Inquiry::MalformedForward(proxy) => {
-                    log::warn!(
-                        "the trusted proxy {proxy} sends an X-Forwarded-For that is no list of \
-                         addresses: such clients have its own"
-                    );
-                }
-                Inquiry::Node(part) => {
-                    let figures = (self.reports.node)();
-                    self.hub.handle_node(now, part, &figures);
-                }
-            }
+        if !self.hub.has_inquiries() {
+            return false;
         }
-        is_any
+        let turning = LoopFigures {
+            counters: &self.counters,
+            jobs: (0..self.crew.len())
+                .map(|worker| self.crew.queued(worker))
+                .collect(),
+            effects: self.crew.effects_len(),
+        };
+        inquiries::answer(
+            now,
+            &mut self.hub,
+            &mut self.reports,
+            &turning,
+            &self.last_ends,
+        );
+        true
     }
 
-    fn reap(&mut self, now: Now) {
+    /// Returns whether any connection was over.
+    fn reap(&mut self, now: Now) -> bool {
         let mut is_any = false;
         while let Some((mut socket, farewell)) = self.hub.poll_closed() {
-            if let Some(mut session) = self.sessions.remove(farewell.id.slot) {
+            let mut session = self.sessions.remove(farewell.id.slot);
+            if let Some(session) = &mut session {
                 session.close(&mut socket.stream);
             }
             // Closing the descriptor takes it out of the poll.
             drop(socket);
-            self.farewells.say(now.instant, &farewell);
+            let failure = session.as_ref().and_then(|session| session.failure());
+            self.farewells.say(now.instant, &farewell, failure);
             self.last_ends.remember(now, farewell);
             is_any = true;
         }
@@ -496,12 +498,16 @@ impl<C: Crew> EventLoop<C> {
                 listener.paused_until = None;
             }
         }
+        is_any
     }
 
     // Between the phases.
 
     /// Shows whoever watches that this turn is over.
     fn report(&mut self, now: Now) {
+        while let Some(proxy) = self.hub.poll_malformed_proxy() {
+            self.notices.say(now.instant, proxy);
+        }
         if let Some(supervision) = &mut self.reports.supervision {
             let sizes = Sizes {
                 connections: self.hub.connections_len(),
@@ -511,25 +517,21 @@ impl<C: Crew> EventLoop<C> {
         }
     }
 
-    fn figures(&self) -> LoopFigures<'_> {
-        LoopFigures {
-            counters: &self.counters,
-            jobs: (0..self.crew.len())
-                .map(|worker| self.crew.queued(worker))
-                .collect(),
-            effects: self.crew.effects_len(),
-        }
-    }
-
-    /// Tells the hub how much room the workers' queues have.
-    fn grant_credits(&mut self, now: Now) {
+    /// Tells the hub how much room the workers' queues have. Returns whether anybody waited for it.
+    fn grant_credits(&mut self, now: Now) -> bool {
+        let mut is_any = false;
         for worker in 0..self.crew.len() {
-            self.hub.handle_room(now, worker, self.crew.free(worker));
+            let room = self.crew.free(worker);
+            is_any |= self.hub.handle_room(now, worker, room);
         }
+        is_any
     }
 
-    fn resume_reading(&mut self) {
+    /// Returns whether there was any to be read again.
+    fn resume_reading(&mut self) -> bool {
+        let mut is_any = false;
         while let Some(id) = self.hub.poll_resumed() {
+            is_any = true;
             let Some(socket) = self.hub.socket_mut(id) else {
                 continue;
             };
@@ -538,6 +540,7 @@ impl<C: Crew> EventLoop<C> {
             socket.has_input |= !was_paused;
             list_readable(&mut self.readable, id, socket);
         }
+        is_any
     }
 
     fn has_backlog(&self) -> bool {
@@ -556,7 +559,7 @@ impl<C: Crew> EventLoop<C> {
         let paused = self
             .listeners
             .iter()
-            .filter_map(|listener| listener.paused_until)
+            .filter_map(Listener::poll_timeout)
             .min();
         let supervision = self.reports.supervision.as_ref();
         [
@@ -585,15 +588,17 @@ impl<C: Crew> EventLoop<C> {
             self.hub.handle_abort();
             self.reap(now);
         }
-        self.hub.connections_len() == 0
+        if self.hub.connections_len() > 0 {
+            return false;
+        }
+        let dropped = self.hub.counters().dropped_from_queues;
+        let dropped = dropped - self.dropped_before.unwrap_or(dropped);
+        if dropped > 0 {
+            log::warn!("{dropped} publications were dropped from queues while the daemon ended");
+        }
+        true
     }
 }
 
 /// Events that are not worth the time of timing them.
 const EVENTS_UNTIMED: usize = 64;
-
-/// The type of the text of the metrics.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4";
-
-/// Longest wait for connections to end once told to stop.
-const ENDING_MAX: Duration = Duration::from_secs(4);

@@ -19,8 +19,8 @@ pub(super) struct FarewellLog {
 }
 
 impl FarewellLog {
-    /// Tells the end of one connection.
-    pub(super) fn say(&mut self, now: Instant, farewell: &Farewell) {
+    /// Tells the end of one connection; `failure` is why there was no TLS with its peer.
+    pub(super) fn say(&mut self, now: Instant, farewell: &Farewell, failure: Option<&str>) {
         let Farewell {
             id,
             peer,
@@ -40,9 +40,11 @@ impl FarewellLog {
                 self.due = [self.due, repeats.until].into_iter().flatten().min();
             }
         }
+        let (error, failure) = failure.map_or(("", ""), |failure| (" error=", failure));
         log::log!(
             level,
-            "closed id={id} peer={peer} reason={} code={code} age={:.3}s rx={}B/{} tx={}B/{} skipped={}",
+            "closed id={id} peer={peer} reason={} code={code} age={:.3}s rx={}B/{} tx={}B/{} \
+             skipped={}{error}{failure}",
             reason.label(),
             now.saturating_duration_since(*opened_at).as_secs_f64(),
             traffic.received_bytes,
@@ -186,12 +188,13 @@ mod tests {
             identity: None,
             reason,
             code: 0,
+            was_open: false,
             opened_at: at(0),
             traffic: Default::default(),
         };
         let say = |log: &mut FarewellLog, secs, reason, count| {
             for _ in 0..count {
-                log.say(at(secs), &farewell(reason));
+                log.say(at(secs), &farewell(reason), None);
             }
         };
         // Those of level debug are not counted.

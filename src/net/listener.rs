@@ -16,10 +16,19 @@ pub(crate) struct Listener {
     pub(super) is_admin: bool,
     /// The kernel has said that connections wait, and they have not all been taken.
     pub(super) is_ready: bool,
-    /// The last one could not be taken for want of a descriptor.
-    pub(super) is_exhausted: bool,
+    /// Accepting pauses, as far as the log says.
+    exhaustion: Option<Exhaustion>,
     /// Not before this, since there was no descriptor for another connection.
     pub(super) paused_until: Option<Instant>,
+}
+
+/// A want of descriptors or memory.
+#[derive(Debug)]
+struct Exhaustion {
+    /// When the last error is long enough ago.
+    quiet_at: Instant,
+    /// A connection was accepted since.
+    has_accepted: bool,
 }
 
 /// Why an address cannot be listened on.
@@ -91,7 +100,7 @@ impl Listener {
             socket,
             is_admin,
             is_ready: false,
-            is_exhausted: false,
+            exhaustion: None,
             paused_until: None,
         }
     }
@@ -116,9 +125,40 @@ impl Listener {
         }
     }
 
-    /// Stops accepting for a while; connections wait in the kernel meanwhile.
-    pub(super) fn pause(&mut self, now: Instant) {
+    /// Stops accepting for a while; connections wait in the kernel meanwhile. Says so, unless it did
+    /// and has not said since that accepting goes on.
+    pub(super) fn pause(&mut self, now: Instant, error: &io::Error) {
+        if self.exhaustion.is_none() {
+            log::warn!("accepting pauses: {error}");
+        }
+        self.exhaustion = Some(Exhaustion {
+            quiet_at: now + QUIET,
+            has_accepted: false,
+        });
         self.paused_until = Some(now + PAUSE);
+    }
+
+    /// A connection was accepted.
+    pub(super) fn note_accepted(&mut self) {
+        if let Some(exhaustion) = &mut self.exhaustion {
+            exhaustion.has_accepted = true;
+        }
+    }
+
+    /// Says that accepting goes on, once it has for long enough: near the limit it stops and goes on
+    /// with each connection that ends.
+    pub(super) fn tell_if_recovered(&mut self, now: Instant) {
+        let is_over = |one: &mut Exhaustion| one.has_accepted && one.quiet_at <= now;
+        if self.exhaustion.take_if(is_over).is_some() {
+            log::info!("accepting goes on");
+        }
+    }
+
+    /// When to look at it although the kernel says nothing.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let quiet_at = self.exhaustion.as_ref().filter(|one| one.has_accepted);
+        let quiet_at = quiet_at.map(|one| one.quiet_at);
+        [self.paused_until, quiet_at].into_iter().flatten().min()
     }
 }
 
@@ -133,3 +173,40 @@ const BACKLOG: i32 = 4096;
 
 /// How long accepting pauses when descriptors have run out, unless one is given back before.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long there must have been no error before accepting is said to go on.
+const QUIET: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepting_goes_on_when_it_has_for_long_enough() {
+        let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
+        let error = || io::Error::from_raw_os_error(24);
+        let mut listener = Listener::bind(([127, 0, 0, 1], 0).into(), false).expect("a free port");
+        let is_told = |listener: &mut Listener, ms| {
+            let was_exhausted = listener.exhaustion.is_some();
+            listener.tell_if_recovered(at(ms));
+            was_exhausted && listener.exhaustion.is_none()
+        };
+        assert!(!is_told(&mut listener, 0));
+        // One ends and another comes, again and again.
+        for turn in 0..100 {
+            listener.pause(at(20 * turn), &error());
+            listener.note_accepted();
+            assert!(!is_told(&mut listener, 20 * turn + 10), "{turn}");
+        }
+        listener.paused_until = None;
+        assert_eq!(listener.poll_timeout(), Some(at(1980 + 3000)));
+        assert!(!is_told(&mut listener, 4979));
+        assert!(is_told(&mut listener, 4980));
+        assert_eq!(listener.poll_timeout(), None);
+        // Nobody was accepted, so nothing is known to go on, and there is nothing to wake up for.
+        listener.pause(at(6000), &error());
+        listener.paused_until = None;
+        assert!(!is_told(&mut listener, 60_000));
+        assert_eq!(listener.poll_timeout(), None);
+    }
+}

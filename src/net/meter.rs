@@ -4,7 +4,8 @@
 //! began.
 //!
 //! The clock is read where a phase ends that had something to do. One that had nothing to do is not
-//! observed, and what little time it took counts for the next.
+//! observed, and what little time it took counts for the next; what follows the last of a turn counts
+//! for the turn alone.
 
 use crate::base::{Histogram, Instant};
 use crate::clock;
@@ -91,9 +92,10 @@ impl Meter {
         now
     }
 
-    /// The last phase has ended.
-    pub(crate) fn end_turn(&mut self, phase: Phase) {
-        let now = self.end(phase);
+    /// A turn has ended.
+    pub(crate) fn end_turn(&mut self) {
+        let now = clock::read_instant();
+        self.since = now;
         self.turns.observe(now.nanos_since(self.woken_at));
     }
 
@@ -141,8 +143,10 @@ mod tests {
         assert_eq!(found, [("note", 1, 1000), ("flush", 2, 35_000)]);
         assert_eq!(meter.waited_ns(), 169_000);
         assert_eq!(meter.turns().count(), 0);
-        meter.end_turn(Phase::Reap);
+        meter.end_turn();
         assert_eq!(meter.turns().count(), 1);
+        let observed = meter.phases().map(|(_, times)| times.count());
+        assert_eq!(observed.sum::<u64>(), 3, "the rest of a turn is no phase");
         for (place, phase) in Phase::ALL.into_iter().enumerate() {
             assert_eq!(phase as usize, place, "{phase:?}");
         }

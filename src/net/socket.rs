@@ -39,8 +39,8 @@ pub(super) enum ReadOutcome {
     Eof,
     /// The transport failed.
     Failed,
-    /// TLS failed, and the peer was told.
-    Refused(rustls::Error),
+    /// TLS failed; the session knows why.
+    Refused,
 }
 
 impl Socket {

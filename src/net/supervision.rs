@@ -16,7 +16,7 @@ use crate::base::Instant;
 
 /// The way to a service manager that watches this process.
 pub(crate) struct Supervision {
-    tell: Box<dyn Fn(&str) + Send>,
+    tell: Box<dyn Fn(&str) -> bool + Send>,
     /// Longest time between two signs of life; `None` if nobody waits for them.
     ping_interval: Option<Duration>,
     next_ping: Instant,
@@ -37,10 +37,11 @@ pub(crate) struct Sizes {
 }
 
 impl Supervision {
-    /// `tell` must not wait. The first turn tells everything at once.
+    /// `tell` must not wait, and returns false where it would have had to: the text is told again
+    /// then. The first turn tells everything at once.
     pub(crate) fn new(
         ping_interval: Option<Duration>,
-        tell: impl Fn(&str) + Send + 'static,
+        tell: impl Fn(&str) -> bool + Send + 'static,
     ) -> Self {
         Self {
             tell: Box::new(tell),
@@ -58,13 +59,19 @@ impl Supervision {
         if let Some(interval) = self.ping_interval
             && now >= self.next_ping
         {
-            self.next_ping = now + interval;
-            (self.tell)("WATCHDOG=1");
+            let is_told = (self.tell)("WATCHDOG=1");
+            self.next_ping = now
+                + if is_told {
+                    interval
+                } else {
+                    interval.min(PING_RETRY)
+                };
         }
         if self.told != Some(sizes) && now >= self.next_status {
             self.next_status = now + STATUS_INTERVAL;
-            self.told = Some(sizes);
-            (self.tell)(&format!("STATUS={sizes}"));
+            if (self.tell)(&format!("STATUS={sizes}")) {
+                self.told = Some(sizes);
+            }
         }
     }
 
@@ -92,6 +99,9 @@ impl fmt::Display for Sizes {
 /// Least time between two texts about sizes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(3);
 
+/// How soon a sign of life that was not taken is given again.
+const PING_RETRY: Duration = Duration::from_millis(100);
+
 /// An interval that is shorter would keep the loop from sleeping.
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
@@ -104,8 +114,34 @@ mod tests {
     fn supervision(ping_interval: Option<Duration>) -> (Supervision, Receiver<String>) {
         // More than one turn tells, so that it never waits.
         let (sender, told) = bounded(8);
-        let tell = move |text: &str| sender.try_send(text.to_owned()).expect("room for it");
+        let tell = move |text: &str| sender.try_send(text.to_owned()).is_ok();
         (Supervision::new(ping_interval, tell), told)
+    }
+
+    #[test]
+    fn what_finds_no_room_is_told_again() {
+        let (sender, told) = bounded(1);
+        let tell = move |text: &str| sender.try_send(text.to_owned()).is_ok();
+        let mut supervision = Supervision::new(Some(Duration::from_secs(2)), tell);
+        let ping = "WATCHDOG=1";
+        for (now, expected, timeout) in [
+            // There is room for the first of the two.
+            (10, ping, 2010),
+            (2010, ping, 3010),
+            (3010, "STATUS=1 connection, 1 room", 4010),
+        ] {
+            supervision.handle_turn(at(now), sizes(1, 1));
+            assert_eq!(supervision.poll_timeout(), Some(at(timeout)), "at {now}");
+            assert_eq!(told.try_iter().collect::<Vec<_>>(), [expected], "at {now}");
+        }
+        supervision.handle_turn(at(4010), sizes(1, 1));
+        // The queue is full: a sign of life is given again soon.
+        supervision.handle_turn(at(6010), sizes(1, 1));
+        assert_eq!(supervision.poll_timeout(), Some(at(6110)));
+        assert_eq!(told.try_iter().count(), 1);
+        supervision.handle_turn(at(6110), sizes(1, 1));
+        assert_eq!(supervision.poll_timeout(), Some(at(8110)));
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [ping]);
     }
 
     fn at(ms: u64) -> Instant {

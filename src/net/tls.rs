@@ -7,6 +7,7 @@
 //! - A read goes on until the kernel has nothing more, or says that it has not: no event comes for
 //!   what was left.
 //! - Ciphertext is made of a queue's content only when all that was made before is written.
+//! - A handshake that is not over holds [`TLS_HANDSHAKE_BYTES_MAX`] bytes of the peer's and one read.
 //!
 //! A stream that ends without `close_notify` ends as one with it does: frames and bodies have
 //! lengths, so nothing can be cut off unnoticed (RFC 8446, section 6.1).
@@ -19,7 +20,7 @@ use rustls::{Error, InvalidMessage, ServerConfig, ServerConnection};
 
 use super::budget;
 use super::socket::{ReadOutcome, Socket, uninterrupted};
-use crate::base::{CloseReason, ConnId};
+use crate::base::{CloseReason, ConnId, TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX};
 use crate::conn::send_queue::SendQueue;
 use crate::hub::{Hub, Written};
 
@@ -29,7 +30,13 @@ pub(super) struct Sessions(Vec<Option<Box<Session>>>);
 
 /// One TLS connection.
 #[derive(Debug)]
-pub(super) struct Session(ServerConnection);
+pub(super) struct Session {
+    inner: ServerConnection,
+    /// Bytes read while the handshake was not over.
+    handshake_bytes: usize,
+    /// Why there is no TLS with the peer.
+    failure: Option<Box<str>>,
+}
 
 /// Puts TLS under a connection that was just accepted.
 pub(super) fn begin(
@@ -75,20 +82,29 @@ impl Session {
     /// When the configuration does not allow one.
     pub(super) fn new(config: &Arc<ServerConfig>) -> Result<Self, Error> {
         let mut session = ServerConnection::new(Arc::clone(config))?;
-        session.set_buffer_limit(Some(HELD_BYTES_MAX));
-        Ok(Self(session))
+        session.set_buffer_limit(Some(TLS_HELD_BYTES_MAX));
+        Ok(Self {
+            inner: session,
+            handshake_bytes: 0,
+            failure: None,
+        })
     }
 
     /// Whether the handshake is not over.
     pub(super) fn is_handshaking(&self) -> bool {
-        self.0.is_handshaking()
+        self.inner.is_handshaking()
+    }
+
+    /// Why there is no TLS with the peer, if reading has found that out.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Reads what has come, one step of the handshake at most.
     pub(super) fn read(&mut self, stream: &mut TcpStream, scratch: &mut [u8]) -> ReadOutcome {
         let mut len = 0;
         for _ in 0..RECORD_READS_MAX {
-            match self.0.reader().read(&mut scratch[len..]) {
+            match self.inner.reader().read(&mut scratch[len..]) {
                 Ok(read) if read > 0 => {
                     len += read;
                     if len == scratch.len() {
@@ -101,8 +117,12 @@ impl Session {
                 Ok(_) | Err(_) if len == 0 => return ReadOutcome::Eof,
                 Ok(_) | Err(_) => return ReadOutcome::Bytes(len, true),
             }
-            match uninterrupted(|| self.0.read_tls(stream)) {
-                Ok(0) if self.is_handshaking() => return ReadOutcome::Eof,
+            let was_handshaking = self.is_handshaking();
+            match uninterrupted(|| self.inner.read_tls(stream)) {
+                // Who has said nothing has only looked whether somebody listens.
+                Ok(0) if was_handshaking && self.handshake_bytes == 0 => return ReadOutcome::Eof,
+                Ok(0) if was_handshaking => return self.fail("the peer hung up".into()),
+                Ok(bytes) if was_handshaking => self.handshake_bytes += bytes,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return match len {
@@ -110,23 +130,20 @@ impl Session {
                         len => ReadOutcome::Bytes(len, false),
                     };
                 }
-                // The kernel never says so: it is the session that holds no more of a message.
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    let error = Error::General(error.to_string());
-                    self.refuse(stream, &error);
-                    return ReadOutcome::Refused(error);
-                }
-                Err(_) => return ReadOutcome::Failed,
+                Err(error) => return self.fail_transport(was_handshaking, &error),
             }
-            let was_handshaking = self.is_handshaking();
-            if let Err(error) = self.0.process_new_packets() {
+            if let Err(error) = self.inner.process_new_packets() {
                 self.refuse(stream, &error);
-                return ReadOutcome::Refused(error);
+                return self.fail(error.to_string());
             }
-            if self.flush(stream).is_err() {
-                return ReadOutcome::Failed;
+            if let Err(error) = self.flush(stream) {
+                return self.fail_transport(was_handshaking, &error);
             }
             if was_handshaking {
+                if self.is_handshaking() && self.handshake_bytes > TLS_HANDSHAKE_BYTES_MAX {
+                    let what = "the handshake is not over after";
+                    return self.fail(format!("{what} {} bytes", self.handshake_bytes));
+                }
                 break;
             }
         }
@@ -144,30 +161,36 @@ impl Session {
                 Ok(written) => bytes += written,
                 Err(_) => return Written::Failed,
             }
-            let is_blocked = self.0.wants_write();
+            let is_blocked = self.inner.wants_write();
             if is_blocked || queue.is_empty() || bytes >= WRITE_BYTES {
                 return Written::Bytes { bytes, is_blocked };
             }
             let mut slices = [IoSlice::new(&[]); budget::SLICES];
             let filled = queue.fill(&mut slices);
-            match self.0.writer().write_vectored(&slices[..filled]) {
+            match self.inner.writer().write_vectored(&slices[..filled]) {
                 Ok(taken) if taken > 0 => queue.advance(taken),
                 _ => return Written::Failed,
             }
         }
     }
 
+    /// Writes what reading has had to say and the kernel did not take. A failure shows when the
+    /// socket is next read.
+    pub(super) fn handle_writable(&mut self, stream: &mut TcpStream) {
+        let _ = self.flush(stream);
+    }
+
     /// Says that nothing follows, as far as the kernel takes it.
     pub(super) fn close(&mut self, stream: &mut TcpStream) {
-        self.0.send_close_notify();
+        self.inner.send_close_notify();
         let _ = self.flush(stream);
     }
 
     /// Writes ciphertext for as long as the kernel takes some; returns how much that was.
     fn flush(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
         let mut bytes = 0;
-        while self.0.wants_write() {
-            match uninterrupted(|| self.0.write_tls(stream)) {
+        while self.inner.wants_write() {
+            match uninterrupted(|| self.inner.write_tls(stream)) {
                 Ok(0) => break,
                 Ok(written) => bytes += written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -175,6 +198,20 @@ impl Session {
             }
         }
         Ok(bytes)
+    }
+
+    fn fail(&mut self, failure: String) -> ReadOutcome {
+        self.failure = Some(failure.into());
+        ReadOutcome::Refused
+    }
+
+    /// The transport has failed: in the middle of a handshake there is no TLS with the peer.
+    fn fail_transport(&mut self, was_handshaking: bool, error: &io::Error) -> ReadOutcome {
+        if was_handshaking && self.handshake_bytes > 0 {
+            self.fail(error.to_string())
+        } else {
+            ReadOutcome::Failed
+        }
     }
 
     /// Tells the peer why there is no session: by an alert, or in plain HTTP if what it speaks is
@@ -191,9 +228,6 @@ impl Session {
         }
     }
 }
-
-/// Content that may wait as ciphertext, in bytes. Four records.
-const HELD_BYTES_MAX: usize = 64 << 10;
 
 /// Ciphertext after which a write gives way to others.
 const WRITE_BYTES: usize = 256 << 10;

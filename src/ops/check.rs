@@ -11,12 +11,21 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::base::{DuplicateLogin, Limits, READ_BYTES_MAX};
+use crate::base::{
+    DuplicateLogin, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX,
+};
 
 use super::config::Config;
 
 /// What an idle connection with an identity may cost, in bytes.
 const IDLE_CONNECTION_BYTES: u128 = 3 << 10;
+
+/// What a TLS session takes beside a connection, in bytes.
+const IDLE_SESSION_BYTES: u128 = 8 << 10;
+
+/// What is there of a record or a handshake that is not whole, in bytes: what is taken of it and one
+/// read more.
+const SESSION_ARRIVING_BYTES: u128 = TLS_HANDSHAKE_BYTES_MAX as u128 + (4 << 10);
 
 /// A place in a send queue, in bytes: a reference, two ends and a count, twice for the spare room
 /// of a queue that grows by doubling.
@@ -129,6 +138,22 @@ fn bounds(config: &Config) -> Vec<Bound> {
             Bytes(arriving)
         ),
     );
+    if config.tls.is_some() {
+        let held = wide(TLS_HELD_BYTES_MAX);
+        add(
+            "TLS",
+            connections.saturating_mul(IDLE_SESSION_BYTES + SESSION_ARRIVING_BYTES + held),
+            format!(
+                "{connections} connections x ({} when idle + {} of a handshake or a record + {} \
+                 ciphertext held)",
+                Bytes(IDLE_SESSION_BYTES),
+                Bytes(SESSION_ARRIVING_BYTES),
+                Bytes(held)
+            ),
+        );
+    } else {
+        add("TLS", 0, "off".to_owned());
+    }
     let effects = wide(limits.effects_max);
     add(
         "effects",
@@ -444,6 +469,7 @@ mod tests {
                 10 * (3 << 10),
                 10 * ((3 << 19) + 48_000),
                 10 * ((256 << 10) + (256 << 10) + (128 << 10)),
+                0,
                 4096 << 19,
                 0,
                 256 << 20,
@@ -453,7 +479,7 @@ mod tests {
             ]
         );
         assert_eq!(of(&["--history-size=0"])[0], 0);
-        assert_eq!(of(&["--admin-listen=off"])[6..], [0; 4]);
+        assert_eq!(of(&["--admin-listen=off"])[7..], [0; 4]);
     }
 
     #[test]

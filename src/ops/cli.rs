@@ -94,7 +94,7 @@ pub struct Cli {
     )]
     pub max_connections: usize,
 
-    /// Connections from one address; 0 or "off" sets no bound.
+    /// Connections from one address, or of IPv6 from one network of 64 bits; 0 or "off" sets no bound.
     #[arg(
         long,
         env = "ROOMCAST_MAX_CONNECTIONS_PER_IP",
@@ -368,7 +368,7 @@ pub struct Cli {
     pub tls_key: Option<PathBuf>,
 
     /// Time over which SIGTERM spreads the closes of all connections; 0 closes them at once. What
-    /// stops the daemon must wait 5s longer than this before it kills. Costs no memory.
+    /// stops the daemon must wait 6s longer than this and --write-timeout. Costs no memory.
     #[arg(
         long,
         env = "ROOMCAST_DRAIN_TIMEOUT",

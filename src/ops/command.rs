@@ -33,6 +33,14 @@ pub enum Invocation {
 }
 
 impl Invocation {
+    /// Whether this process is asked to serve, as far as its first argument says.
+    #[must_use]
+    pub fn is_to_serve() -> bool {
+        let first = env::args_os().nth(1);
+        let first = first.as_ref().and_then(|first| first.to_str());
+        !matches!(first, Some("check" | "token" | "verify"))
+    }
+
     /// Reads the arguments and the environment of this process. Ends the process with usage or
     /// version on standard output and status 0, or with the error on standard error and status 2.
     #[must_use]

@@ -4,13 +4,16 @@
 //! Never: puts a byte of a secret into an error or a warning; they name the option and the file.
 //!
 //! A secret comes from a file and not from an option or a variable, because other processes can
-//! see those. One line end at the end of the file (`\n` or `\r\n`) is not part of the secret, since
+//! see those. The file is a regular one: it is read again on SIGHUP, and a pipe such as that of a
+//! shell's `<(…)` would be empty by then. One line end at the end of the file (`\n` or `\r\n`) is not part of the secret, since
 //! editors and `echo` add it.
 
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::base::Secret;
 
@@ -72,8 +75,17 @@ pub(super) fn read(
         let rule = format!("must be a file that can be read: {error}");
         refusal(option, path, rule)
     };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = OpenOptions::new()
+        .read(true)
+        // A pipe must not hold up the start, or all that operators ask for, until somebody writes.
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)
+        .map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        let rule = "must be a regular file: it is read again on SIGHUP";
+        return Err(refusal(option, path, rule));
+    }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX as u64 + 1)
         .read_to_end(&mut bytes)
@@ -97,10 +109,9 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Other kinds than regular files, such as the pipe of a shell's `<(…)`, have no readers to come.
 fn exposure_warning(option: &str, path: &Path, metadata: &Metadata) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
-    (metadata.is_file() && mode & 0o077 != 0).then(|| {
+    (mode & 0o077 != 0).then(|| {
         format!(
             "{option} is {path:?}: others may read or change it (mode {mode:03o}); \
              chmod 600 keeps it secret"

@@ -21,16 +21,28 @@ pub enum Request {
     Status,
 }
 
-/// Calls `on_request` for every signal, on a thread of its own.
-///
-/// # Errors
-/// When the signals cannot be caught or the thread not be made.
-pub fn watch(on_request: impl Fn(Request) + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
+/// Signals that are caught: one that comes before anybody watches waits, each kind once.
+#[derive(Debug)]
+pub struct CaughtSignals(Signals);
+
+impl CaughtSignals {
+    /// Catches them from now on. Until then SIGHUP and SIGUSR1 would end the process, so this comes
+    /// before anything else.
+    ///
+    /// # Errors
+    /// When they cannot be caught.
+    pub fn new() -> io::Result<Self> {
+        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(Self)
+    }
+
+    /// Calls `on_request` for every signal, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub fn watch(mut self, on_request: impl Fn(Request) + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name("signals".into());
+        thread.spawn(move || {
+            for signal in self.0.forever() {
                 log::info!("signal {signal} received");
                 on_request(match signal {
                     SIGHUP => Request::Reload,
@@ -39,5 +51,6 @@ pub fn watch(on_request: impl Fn(Request) + Send + 'static) -> io::Result<()> {
                 });
             }
         })?;
-    Ok(())
+        Ok(())
+    }
 }

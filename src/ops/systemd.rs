@@ -170,6 +170,8 @@ pub struct Notifier {
     socket: Arc<UnixDatagram>,
     /// A failure was logged; one line is enough.
     has_failed: Arc<AtomicBool>,
+    /// The daemon has begun to end, which is the last that is told of its state.
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl Notifier {
@@ -207,6 +209,7 @@ impl Notifier {
             address,
             socket: Arc::new(socket),
             has_failed: Arc::default(),
+            is_stopping: Arc::default(),
         })
     }
 
@@ -215,23 +218,42 @@ impl Notifier {
         self.change("READY=1");
     }
 
-    /// The daemon has begun to end.
-    pub fn stopping(&self) {
-        self.change("STOPPING=1");
+    /// The daemon has begun to end, and may take `time_max` for it: longer than the manager would
+    /// wait by itself, perhaps.
+    pub fn stopping(&self, time_max: Duration) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        let us = time_max.as_micros();
+        self.change(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={us}"));
     }
 
-    /// Carries out `reload`, and tells when it begins and when it is over.
+    /// Carries out `reload`, and tells when it begins and when it is over. A daemon that has begun to
+    /// end tells neither.
     pub fn reload(&self, reload: impl FnOnce()) {
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return reload();
+        }
         self.change(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
         reload();
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return;
+        }
         self.change("READY=1");
+        if self.is_stopping.load(Ordering::SeqCst) {
+            // It may have been told in between, and what is told last counts.
+            self.change("STOPPING=1");
+        }
     }
 
-    /// Sends `text`, or drops it where that would mean to wait: what the loop tells is told again.
-    pub fn tell(&self, text: &str) {
+    /// Sends `text` without waiting. Returns false where it was dropped because the manager's queue is
+    /// full: it is to be told again. A manager that cannot be reached at all is no reason to.
+    pub fn tell(&self, text: &str) -> bool {
         match self.socket.send_to_addr(text.as_bytes(), &self.address) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.note_failure(&error),
-            _ => {}
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                self.note_failure(&error);
+                true
+            }
         }
     }
 

@@ -156,9 +156,16 @@ impl Members {
         self.by_name.get(name).map(|key| &mut self.rooms[*key])
     }
 
-    /// The rooms with members, in no order.
-    pub fn rooms(&self) -> impl Iterator<Item = &Room> {
-        self.rooms.iter().map(|(_, room)| room)
+    /// The rooms with members that are in `len` places from `place` on, in no order.
+    pub fn rooms_from(&self, place: usize, len: usize) -> impl Iterator<Item = &Room> {
+        let end = self.places_end().min(place.saturating_add(len));
+        (place..end).filter_map(|place| self.rooms.get(place))
+    }
+
+    /// The place behind the last one of a room.
+    #[must_use]
+    pub fn places_end(&self) -> usize {
+        self.rooms.capacity()
     }
 
     /// Whether `slot` is a member of `name`. Takes time in the number of rooms of the connection.

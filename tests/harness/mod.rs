@@ -43,5 +43,5 @@ pub(crate) use frame::{Frame, opcode};
 pub(crate) use secret::{SecretFile, signed_token};
 pub(crate) use trial::Trial;
 pub(crate) use wait::{DEADLINE, linger, wait_for, wait_until};
-pub(crate) use wire::{Response, Wire, http};
+pub(crate) use wire::{Response, Wire, http, narrow_listener};
 pub(crate) use witness::Witness;

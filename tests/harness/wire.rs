@@ -1,7 +1,7 @@
 //! A TCP connection whose reads and writes have a deadline, and HTTP answers read from it.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -29,6 +29,17 @@ impl Response {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+}
+
+/// A listener on a port of the kernel's choosing, whose connections have a send buffer of about so
+/// many bytes.
+pub(crate) fn narrow_listener(send_bytes: usize) -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_send_buffer_size(send_bytes).expect("it is ours");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).expect("a free port");
+    socket.listen(1024).expect("it is bound");
+    socket.into()
 }
 
 /// Sends `request` on a connection of its own and returns the answer.
