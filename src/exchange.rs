@@ -6,7 +6,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::base::{ConnId, Glob, Identity, Instant, Offset, RoomName, Since};
+use bytes::Bytes;
+
+use crate::base::{CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since};
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
 use crate::wire::frame::{Frames, Payload};
@@ -95,6 +97,23 @@ pub enum Job {
         /// Which names are meant.
         pattern: Glob,
     },
+    /// Tell all nodes of the cluster, this one too; answered by [`Effect::Answered`] when it was
+    /// heard here, or cannot be.
+    Announce {
+        /// Who asks; `None` if nobody waits.
+        part: Option<CallPart>,
+        /// What.
+        notice: Payload,
+        /// Whether nodes that do not hear it now are to hear it later.
+        is_kept: bool,
+    },
+    /// Answer a node of the cluster. Not answered.
+    Tell {
+        /// The node.
+        node: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// Encode a message that is no publication of a room; answered by [`Effect::Encoded`].
     Encode {
         /// Who asks.
@@ -171,10 +190,12 @@ pub enum Effect {
         /// What to send first, if anything.
         frames: Option<Arc<Frames>>,
     },
-    /// The room cannot be joined: there are too many rooms.
+    /// The room cannot be joined.
     JoinRefused {
         /// Who wanted to join.
         conn: ConnId,
+        /// Why not.
+        reason: CloseReason,
     },
     /// A part of what a member missed.
     Replayed {
@@ -191,11 +212,61 @@ pub enum Effect {
         /// How it goes on.
         outcome: Replay,
     },
-    /// A publication was refused: it would have made one room too many.
+    /// A publication was refused, or nobody knows what became of it.
     PublishRefused {
         /// Who published.
         origin: Origin,
+        /// Why.
+        reason: CloseReason,
     },
+    /// A publication was numbered that is not broadcast here.
+    Published {
+        /// Who published.
+        origin: Origin,
+    },
+    /// Publications of a room are lost to its members, or its numbering has begun anew. Json members
+    /// are told, raw ones cannot be.
+    Interrupted {
+        /// The room.
+        room: RoomName,
+        /// Where it stands.
+        last: Offset,
+        /// What json members are told.
+        told: Arc<Frames>,
+    },
+    /// A member that is catching up cannot be given what it missed any more, nor be told.
+    Overtaken {
+        /// The member.
+        conn: ConnId,
+    },
+    /// So many connections of other nodes are in a room.
+    Online {
+        /// The room.
+        room: RoomName,
+        /// How many.
+        others: u32,
+    },
+    /// A connection is to end.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A node of the cluster, or this one, has told all.
+    Heard {
+        /// Which.
+        from: NodeId,
+        /// What.
+        notice: Payload,
+    },
+    /// A node of the cluster has answered this one.
+    Told {
+        /// What.
+        bytes: Bytes,
+    },
+    /// Whether what numbers publications can be asked.
+    Availability(bool),
     /// Publications for every member of a room.
     Broadcast(Broadcast),
     /// The body of a call was read.

@@ -9,9 +9,9 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 0 | [`base`] | words everybody uses |
-//! | 1 | [`wire`], [`timer`], [`conn`], [`room`], [`auth`], [`exchange`] | pure parts |
+//! | 1 | [`wire`], [`timer`], [`conn`], [`room`], [`auth`], [`cluster`], [`exchange`] | pure parts |
 //! | 2 | [`hub`], [`shard`] | the two brains, without sockets, threads or clocks |
-//! | 3 | `net`, `worker`, [`ops`], `clock` | thin shells around the outside world |
+//! | 3 | `net`, `worker`, [`broker`], [`ops`], `clock` | thin shells around the outside world |
 //! | 3 | [`verify`] | a client that tests a deployment; knows nothing of the server |
 //! | 4 | [`daemon`] | puts them together |
 
@@ -19,7 +19,10 @@
 
 pub mod auth;
 pub mod base;
+#[doc(hidden)]
+pub mod broker;
 mod clock;
+pub mod cluster;
 pub mod conn;
 pub mod daemon;
 pub mod exchange;

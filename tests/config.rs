@@ -82,7 +82,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 34] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 38] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -251,6 +251,22 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 34] = [
         "api-key-file",
         ["one.key", "two.key"],
         ["api_key: Some(Secret)", "api_key: Some(Secret)"],
+    ),
+    (
+        "redis",
+        ["redis://one:1", "rediss://al:secret@two"],
+        ["url: Some(redis://one:1)", "url: Some(rediss://***@two)"],
+    ),
+    (
+        "redis-prefix",
+        ["one", "two.2"],
+        ["prefix: \"one\"", "prefix: \"two.2\""],
+    ),
+    ("redis-wait", ["31s", "150ms"], ["wait: 31s", "wait: 150ms"]),
+    (
+        "node-name",
+        ["left", "right"],
+        ["node_name: Some(\"left\")", "node_name: Some(\"right\")"],
     ),
     (
         "drain-timeout",

@@ -33,8 +33,8 @@ const IMPURE: [&str; 7] = [
 ];
 
 /// Modules below floor 3.
-const PURE: [&str; 9] = [
-    "base", "wire", "timer", "conn", "room", "auth", "exchange", "hub", "shard",
+const PURE: [&str; 10] = [
+    "base", "wire", "timer", "conn", "room", "auth", "cluster", "exchange", "hub", "shard",
 ];
 
 fn root() -> PathBuf {

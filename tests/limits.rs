@@ -375,7 +375,7 @@ fn an_address_in_use_is_named() {
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
 /// refused, if there is one. Those whose value is a file are [`FILE_OPTIONS`].
-const OPTIONS: [(&str, &str, &str, Option<&str>); 31] = [
+const OPTIONS: [(&str, &str, &str, Option<&str>); 34] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
         "admin-listen",
@@ -415,6 +415,9 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 31] = [
     ("duplicate-login", "allow", "refuse", Some("maybe")),
     ("message-rate", "0", "1000", Some("fast")),
     ("message-burst", "twice", "2000", Some("tiny")),
+    ("redis-prefix", "roomcast", "other", Some("a:b")),
+    ("redis-wait", "2s", "1s", Some("99ms")),
+    ("node-name", "the host", "left", Some(LONG_NAME)),
     ("drain-timeout", "30s", "1s", Some("slowly")),
     ("log-level", "info", "trace", Some("shout")),
 ];
@@ -427,6 +430,12 @@ const PAIR_OPTIONS: [&str; 2] = ["tls-cert", "tls-key"];
 
 /// The one that names a file without a secret; `logs.rs` has its tests.
 const LOG_FILE: &str = "log-file";
+
+/// The one that needs a server; `cluster.rs` has its tests.
+const REDIS: &str = "redis";
+
+/// Longer than the name of a node may be.
+const LONG_NAME: &str = "a-name-of-more-than-sixty-four-bytes-which-nobody-would-like-to-read";
 
 /// Long enough for a key and for a secret.
 const API_KEY: &str = "visible-in-no-output-of-any-kind";
@@ -718,7 +727,7 @@ fn help_states_every_option_with_default_and_variable() {
         let ours =
             OPTIONS.iter().any(|(name, ..)| name == option) || files.contains(&option.as_str());
         assert!(
-            ours || ["help", "version"].contains(&option.as_str()),
+            ours || ["help", "version", REDIS].contains(&option.as_str()),
             "--{option}"
         );
     }

@@ -7,6 +7,8 @@
 mod backend;
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/node.rs"]
+mod node;
 #[path = "sim/world.rs"]
 mod world;
 

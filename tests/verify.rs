@@ -166,6 +166,35 @@ fn members_that_are_cut_resume_where_they_were() {
 }
 
 #[test]
+fn of_several_urls_each_connection_takes_the_next() {
+    let fake = Fake::start(Plant::Nothing);
+    let urls = format!("--url {0}?node=a --url {0}?node=b", fake.url());
+    let run = Run::of(&format!(
+        "{urls} --secs 2 --cuts 15 --members 1 --publishers 1 --rate 50"
+    ));
+    run.assert(0, &[]);
+    assert!(run.count("cuts") > 3, "{run:?}");
+    let queries = fake.queries();
+    let members = queries.iter().filter(|query| !query.contains_key("echo"));
+    let nodes: Vec<&str> = members.map(|query| &*query["node"]).collect();
+    for (place, node) in nodes.iter().enumerate() {
+        assert_eq!(*node, ["a", "b"][place % 2], "{nodes:?}");
+    }
+
+    let fake = Fake::start(Plant::Nothing);
+    let urls = format!("--url {0}?node=a --url {0}?node=b", fake.url());
+    let dealt = "--secs 1 --cuts 0 --members 8 --publishers 4 --rooms 2 --rate 20";
+    Run::of(&format!("{urls} {dealt}")).assert(0, &[]);
+    let mut counts = std::collections::BTreeMap::new();
+    for query in fake.queries() {
+        let of = (query["node"].clone(), query["room"].clone());
+        *counts.entry(of).or_insert(0) += 1;
+    }
+    // Two rooms on two nodes, half of eight members and of four publishers in each.
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [3; 4]);
+}
+
+#[test]
 fn each_run_has_rooms_of_its_own() {
     let fake = Fake::start(Plant::Nothing);
     let arguments = format!("--url {} --secs 1 {CALM}", fake.url());

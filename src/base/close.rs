@@ -58,6 +58,8 @@ pub enum CloseReason {
     ChannelLimit,
     /// The room is not open to this user, or the connection may not publish.
     PermissionDenied,
+    /// What numbers the publications of a cluster could not be asked in time.
+    BrokerGone,
     /// The daemon failed.
     Internal,
 }
@@ -75,7 +77,7 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
@@ -100,6 +102,7 @@ impl CloseReason {
         Self::ConnectionLimit,
         Self::ChannelLimit,
         Self::PermissionDenied,
+        Self::BrokerGone,
         Self::Internal,
     ];
 
@@ -120,6 +123,7 @@ impl CloseReason {
             Self::TooBig => 1009,
             Self::Internal => 1011,
             Self::Shutdown => 3001,
+            Self::BrokerGone => 3004,
             Self::Slow => 3008,
             Self::WriteTimeout => 3009,
             Self::ConnectionExpired => 3005,
@@ -163,7 +167,7 @@ impl CloseReason {
             Self::ConnectionLimit => "connection limit",
             Self::ChannelLimit => "channel limit",
             Self::PermissionDenied => "permission denied",
-            Self::Internal => "internal server error",
+            Self::BrokerGone | Self::Internal => "internal server error",
         }
     }
 
@@ -195,6 +199,7 @@ impl CloseReason {
             Self::ConnectionLimit => "connection_limit",
             Self::ChannelLimit => "channel_limit",
             Self::PermissionDenied => "permission_denied",
+            Self::BrokerGone => "broker_gone",
             Self::Internal => "internal",
         }
     }
@@ -225,7 +230,9 @@ impl CloseReason {
             | Self::ConnectionLimit
             | Self::ChannelLimit
             | Self::PermissionDenied => Severity::Notable,
-            Self::Slow | Self::WriteTimeout | Self::Internal => Severity::Warning,
+            Self::Slow | Self::WriteTimeout | Self::BrokerGone | Self::Internal => {
+                Severity::Warning
+            }
         }
     }
 

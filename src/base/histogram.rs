@@ -5,6 +5,8 @@
 //! Invariant: every observation is in exactly one bucket, the first whose bound is not less than
 //! it; the last bucket has no bound.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Observations by size, in whatever unit its bounds have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
@@ -88,6 +90,45 @@ impl Histogram {
     }
 }
 
+/// Times that one thread observes and others read; nothing orders them among each other.
+#[derive(Debug)]
+pub struct SharedHistogram {
+    counts: [AtomicU64; BOUNDS_MAX + 1],
+    sum: AtomicU64,
+    max: AtomicU64,
+}
+
+impl SharedHistogram {
+    /// An empty one for times, in nanoseconds: 10 µs to 1 s.
+    #[must_use]
+    pub fn of_times() -> Self {
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+            sum: AtomicU64::new(0),
+            max: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds an observation.
+    pub fn observe(&self, value: u64) {
+        let bucket = TIMES_NS.partition_point(|bound| *bound < value);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+        self.max.fetch_max(value, Ordering::Relaxed);
+    }
+
+    /// What was observed so far.
+    #[must_use]
+    pub fn read(&self) -> Histogram {
+        Histogram {
+            bounds: &TIMES_NS,
+            counts: std::array::from_fn(|bucket| self.counts[bucket].load(Ordering::Relaxed)),
+            sum: self.sum.load(Ordering::Relaxed),
+            max: self.max.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Most bounds.
 const BOUNDS_MAX: usize = 16;
 
@@ -155,6 +196,16 @@ mod tests {
             assert_eq!(filled, [(expected, 1)], "{value}");
             assert_eq!((times.count(), times.sum(), times.max()), (1, value, value));
         }
+    }
+
+    #[test]
+    fn a_shared_one_counts_the_same() {
+        let (mut one, shared) = (Histogram::of_times(), SharedHistogram::of_times());
+        for value in [0, 10_000, 10_001, 1_000_000_000, 2_000_000_000] {
+            one.observe(value);
+            shared.observe(value);
+        }
+        assert_eq!(shared.read(), one);
     }
 
     #[test]

@@ -54,6 +54,32 @@ impl fmt::Debug for ConnId {
     }
 }
 
+/// Names one start of a node among all nodes of a cluster. Written as letters and digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// Reads what [`NodeId`] writes; `None` for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        // Sixteen digits hold every number, and each number has one spelling.
+        let is_its = text.len() == 16
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_its
+            .then(|| u64::from_str_radix(text, 16).ok())
+            .flatten()
+            .map(Self)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// Why a string is not a room name or a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
@@ -84,6 +110,18 @@ pub struct RoomName(Arc<str>);
 impl RoomName {
     /// Longest name, in bytes.
     pub const BYTES_MAX: usize = 255;
+
+    /// The room in which the nodes of a cluster hear of each other. No other name is like it.
+    #[must_use]
+    pub fn control() -> Self {
+        Self(CONTROL.into())
+    }
+
+    /// Whether it is that room.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        &*self.0 == CONTROL
+    }
 
     /// Checks `name`.
     ///
@@ -179,6 +217,9 @@ impl fmt::Debug for UserId {
         fmt::Debug::fmt(&*self.0, f)
     }
 }
+
+/// The name of the room of nodes: a character that no name may hold.
+const CONTROL: &str = "\u{1}";
 
 fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
     if name.is_empty() {

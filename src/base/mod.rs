@@ -19,8 +19,8 @@ mod totals;
 
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
-pub use histogram::Histogram;
-pub use id::{ConnId, Identity, NameError, RoomName, UserId};
+pub use histogram::{Histogram, SharedHistogram};
+pub use id::{ConnId, Identity, NameError, NodeId, RoomName, UserId};
 pub use limits::{
     Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX,
     TLS_HELD_BYTES_MAX,
@@ -33,4 +33,4 @@ pub use prng::Prng;
 pub use room_budget::RoomBudget;
 pub use secret::Secret;
 pub use time::{Instant, Now};
-pub use totals::{Compressed, RecoveryOutcome, ShardTotals};
+pub use totals::{Compressed, FollowingTotals, RecoveryOutcome, ShardTotals, Tally};

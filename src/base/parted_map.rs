@@ -71,6 +71,11 @@ impl<K: Hash + Eq, V> PartedMap<K, V> {
         self.parts.iter().flatten()
     }
 
+    /// All values, to change them, in no order.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.parts.iter_mut().flat_map(HashMap::values_mut)
+    }
+
     /// Number of keys.
     #[must_use]
     pub fn len(&self) -> usize {

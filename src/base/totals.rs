@@ -4,6 +4,8 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::SharedHistogram;
+
 /// Counts and sizes of all shards. Clones share them; they order nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ShardTotals(Arc<Totals>);
@@ -16,6 +18,65 @@ struct Totals {
     compressed_publications: AtomicU64,
     compressed_from_bytes: AtomicU64,
     compressed_to_bytes: AtomicU64,
+    following: FollowingTotals,
+}
+
+/// What shards have counted of following rooms, in a cluster.
+#[derive(Debug)]
+pub struct FollowingTotals {
+    /// Times that something was found missing of a room.
+    pub holes: Tally,
+    /// Times that a room was read.
+    pub reads: Tally,
+    /// Publications that were delivered from a read.
+    pub caught_up: Tally,
+    /// Publications that members were told to be lost.
+    pub lost: Tally,
+    /// Rooms whose numbering has begun anew under their members.
+    pub restarts: Tally,
+    /// Publications that were given up without a number.
+    pub unnumbered: Tally,
+    /// Joins that wait for their room to be known, now.
+    pub joins_waiting: Tally,
+    /// From taking a publication of this node to having it from the feed, in nanoseconds.
+    pub own_deliveries: SharedHistogram,
+}
+
+/// A number that many threads change.
+#[derive(Debug, Default)]
+pub struct Tally(AtomicU64);
+
+impl Tally {
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn take_one(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for FollowingTotals {
+    fn default() -> Self {
+        Self {
+            holes: Tally::default(),
+            reads: Tally::default(),
+            caught_up: Tally::default(),
+            lost: Tally::default(),
+            restarts: Tally::default(),
+            unnumbered: Tally::default(),
+            joins_waiting: Tally::default(),
+            own_deliveries: SharedHistogram::of_times(),
+        }
+    }
 }
 
 /// What came of a member's wish to be given what it missed.
@@ -104,6 +165,12 @@ impl ShardTotals {
         compressed_to_bytes.fetch_add(compressed.to_bytes, Ordering::Relaxed);
     }
 
+    /// What is counted of following rooms.
+    #[must_use]
+    pub fn following(&self) -> &FollowingTotals {
+        &self.0.following
+    }
+
     /// What history takes, bookkeeping included, in bytes.
     #[must_use]
     pub fn history_bytes(&self) -> usize {
@@ -151,6 +218,12 @@ mod tests {
             }
             assert_eq!(totals.recoveries(outcome), times as u64, "{outcome:?}");
         }
+        let following = totals.following();
+        following.joins_waiting.add(2);
+        totals.clone().following().joins_waiting.take_one();
+        following.own_deliveries.observe(7);
+        assert_eq!(following.joins_waiting.get(), 1);
+        assert_eq!(following.own_deliveries.read().sum(), 7);
         let mut compressed = Compressed {
             publications: 1,
             from_bytes: 1000,

@@ -4,7 +4,7 @@ use crate::base::{Instant, Now};
 use crate::exchange::{Effect, Job};
 use crate::net::Crew;
 use crate::shard::RoomShard;
-use crate::worker::{Mailbox, Pool};
+use crate::worker::{Bell, BrokerEnds, Mailbox, Pool};
 
 /// Worker threads behind channels.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Crew for Threads {
     fn end_of_jobs(&mut self, _now: Now) {
         self.pool.flush();
         // The effects are looked at next.
-        self.mailbox.begin_look();
+        self.mailbox.bell().begin_look();
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
@@ -69,11 +69,11 @@ impl Crew for Threads {
             // A worker that shares the core answers now, and need not wake the loop for it.
             std::thread::yield_now();
         }
-        self.mailbox.try_sleep()
+        self.mailbox.bell().try_sleep()
     }
 
     fn note_awake(&mut self) {
-        self.mailbox.note_awake();
+        self.mailbox.bell().note_awake();
     }
 
     fn has_effects(&self) -> bool {
@@ -85,7 +85,7 @@ impl Crew for Threads {
     }
 
     fn has_failed(&self) -> bool {
-        self.mailbox.has_failed()
+        self.mailbox.bell().has_failed()
     }
 }
 
@@ -95,14 +95,31 @@ pub(super) struct Inline {
     shard: RoomShard,
     jobs_max: usize,
     has_effects: bool,
+    broker: Option<(BrokerEnds, Bell)>,
 }
 
 impl Inline {
-    pub(super) fn new(shard: RoomShard, jobs_max: usize) -> Self {
+    /// In a cluster, the bell is rung when the broker has something to say.
+    pub(super) fn new(
+        shard: RoomShard,
+        jobs_max: usize,
+        broker: Option<(BrokerEnds, Bell)>,
+    ) -> Self {
         Self {
             shard,
             jobs_max,
             has_effects: false,
+            broker,
+        }
+    }
+}
+
+impl Inline {
+    /// Ends it.
+    pub(super) fn stop(mut self) {
+        if let Some((broker, _)) = &mut self.broker {
+            self.shard.leave_cluster();
+            broker.pass_requests(&mut self.shard);
         }
     }
 }
@@ -114,11 +131,15 @@ impl Crew for Inline {
 
     fn free(&self, _worker: usize) -> usize {
         // While effects wait, doing more jobs would only make more of them.
-        if self.has_effects { 0 } else { self.jobs_max }
+        if self.has_effects {
+            0
+        } else {
+            self.jobs_max.saturating_sub(self.shard.open_jobs())
+        }
     }
 
     fn queued(&self, _worker: usize) -> usize {
-        0
+        self.shard.open_jobs()
     }
 
     fn effects_len(&self) -> usize {
@@ -130,14 +151,29 @@ impl Crew for Inline {
     }
 
     fn end_of_jobs(&mut self, now: Now) {
+        if let Some((broker, bell)) = &self.broker {
+            bell.begin_look();
+            broker.take_events(now, &mut self.shard);
+        }
         self.shard.handle_timeout(now);
+        if let Some((broker, _)) = &mut self.broker {
+            broker.pass_requests(&mut self.shard);
+        }
     }
 
     fn try_sleep(&mut self) -> bool {
-        !self.has_effects
+        let is_idle = match &self.broker {
+            None => true,
+            Some((broker, bell)) => !broker.has_events() && bell.try_sleep(),
+        };
+        !self.has_effects && is_idle
     }
 
-    fn note_awake(&mut self) {}
+    fn note_awake(&mut self) {
+        if let Some((_, bell)) = &self.broker {
+            bell.note_awake();
+        }
+    }
 
     fn poll_effect(&mut self) -> Option<Effect> {
         let effect = self.shard.poll_effect();

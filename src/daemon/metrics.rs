@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::membership::BrokerSource;
 use crate::base::{CloseReason, RecoveryOutcome, RoomBudget, ShardTotals};
+use crate::broker::Figures;
 use crate::hub::HubCounters;
 use crate::net::LoopFigures;
 use crate::ops::log::dropped_lines;
@@ -17,6 +19,8 @@ pub(super) struct Sources {
     pub(super) files: OpenFiles,
     /// When the certificate expires, in seconds since 1970; `None` without TLS.
     pub(super) certificate_expiry: Option<Arc<AtomicU64>>,
+    /// `None` for a node that is alone.
+    pub(super) broker: Option<BrokerSource>,
     /// When the daemon started, in milliseconds since 1970.
     pub(super) start_unix_ms: u64,
 }
@@ -36,6 +40,11 @@ pub(super) fn render(sources: &Sources, hub: &HubCounters, turning: &LoopFigures
     put_traffic(&mut text, sources, hub);
     put_loop(&mut text, hub, turning);
     put_process(&mut text, sources, hub);
+    if let Some(broker) = &sources.broker {
+        put_cluster(&mut text, hub, &broker.figures);
+        put_feed(&mut text, &sources.shards, &broker.figures);
+        put_requests(&mut text, &sources.shards, broker);
+    }
     text.into_text()
 }
 
@@ -297,6 +306,149 @@ fn put_process(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
         "process_start_time_seconds",
         "When the daemon started, in seconds since 1970.",
         sources.start_unix_ms as f64 / 1e3,
+    );
+}
+
+fn put_cluster(text: &mut Exposition, hub: &HubCounters, broker: &Figures) {
+    let losses = [
+        ("feed", broker.feed_losses.get()),
+        ("requests", broker.exec_losses.get()),
+    ];
+    text.gauge(
+        "cluster_available",
+        "1 while requests can be sent to Redis, else 0.",
+        u8::from(!hub.is_degraded),
+    )
+    .gauge(
+        "cluster_feed_connected",
+        "1 while the feed is connected, else 0.",
+        u8::from(broker.is_feed_up()),
+    )
+    .gauge(
+        "cluster_nodes",
+        "Nodes of the cluster, this one included.",
+        u64::from(hub.other_nodes) + 1,
+    )
+    .counters(
+        "cluster_connections_lost_total",
+        "Connections to Redis that were lost.",
+        "connection",
+        losses,
+    )
+    .counter(
+        "cluster_connect_failures_total",
+        "Attempts to connect to Redis that failed.",
+        broker.failed_dials.get(),
+    );
+}
+
+fn put_feed(text: &mut Exposition, shards: &ShardTotals, broker: &Figures) {
+    let following = shards.following();
+    text.gauge(
+        "cluster_followed_rooms",
+        "Rooms that the feed tells of now, that of the nodes included.",
+        broker.followed_rooms.get(),
+    )
+    .gauge(
+        "cluster_joins_waiting",
+        "Joins that wait for their room to be read now.",
+        following.joins_waiting.get(),
+    )
+    .counter(
+        "cluster_feed_publications_total",
+        "Publications that the feed has brought.",
+        broker.feed_publications.get(),
+    )
+    .counter(
+        "cluster_feed_unreadable_total",
+        "What the feed has brought and could not be read.",
+        broker.unreadable.get(),
+    )
+    .histogram(
+        "cluster_feed_delivery_seconds",
+        "Time from taking a publication on this node to having it from the feed.",
+        NANOS,
+        &following.own_deliveries.read(),
+    )
+    .counter(
+        "cluster_holes_total",
+        "Times that publications were found missing of a room.",
+        following.holes.get(),
+    )
+    .counter(
+        "cluster_reads_total",
+        "Times that a room was read from Redis.",
+        following.reads.get(),
+    )
+    .counter(
+        "cluster_caught_up_total",
+        "Publications delivered because a room was read.",
+        following.caught_up.get(),
+    )
+    .counter(
+        "cluster_lost_total",
+        "Publications that the members of a room were told to be lost.",
+        following.lost.get(),
+    )
+    .counter(
+        "cluster_epochs_begun_total",
+        "Rooms that began another epoch under their members.",
+        following.restarts.get(),
+    );
+}
+
+fn put_requests(text: &mut Exposition, shards: &ShardTotals, source: &BrokerSource) {
+    let broker = &source.figures;
+    text.histogram(
+        "cluster_publish_seconds",
+        "Time from asking Redis for the number of a publication to its answer.",
+        NANOS,
+        &broker.publish_times.read(),
+    )
+    .gauge(
+        "cluster_round_trip_seconds",
+        "Time that the last requests took that were sent to Redis together.",
+        broker.last_round_trip().as_secs_f64(),
+    )
+    .counter(
+        "cluster_publishes_refused_total",
+        "Publications that got no number in time, or were refused one.",
+        shards.following().unnumbered.get(),
+    )
+    .gauge(
+        "cluster_requests_in_flight",
+        "Requests that Redis has not answered now.",
+        broker.in_flight.get(),
+    )
+    .gauge(
+        "cluster_requests_waiting",
+        "Requests that wait to be sent to Redis now.",
+        source.waiting(),
+    )
+    .counter(
+        "cluster_requests_answered_total",
+        "Requests that Redis has answered.",
+        broker.answered.get(),
+    )
+    .counter(
+        "cluster_requests_retried_total",
+        "Requests sent again after their connection was lost.",
+        broker.retries.get(),
+    )
+    .counter(
+        "cluster_requests_fenced_total",
+        "Times that a publication had to wait because Redis may have lost data.",
+        broker.fenced.get(),
+    )
+    .counter(
+        "cluster_requests_expired_total",
+        "Requests given up because their time was over.",
+        broker.expired.get(),
+    )
+    .counter(
+        "cluster_requests_refused_total",
+        "Requests that Redis refused.",
+        broker.refused.get(),
     );
 }
 

@@ -7,6 +7,7 @@ mod chores;
 mod crews;
 mod debug;
 mod handle;
+mod membership;
 mod metrics;
 
 use std::collections::hash_map::RandomState;
@@ -27,7 +28,8 @@ use crossbeam_channel::bounded;
 use self::chores::{Chore, Chores};
 use self::crews::{Inline, Threads};
 pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
-use crate::base::{RoomBudget, ShardTotals};
+use self::membership::Membership;
+use crate::base::{NodeId, RoomBudget, ShardTotals};
 use crate::clock;
 use crate::hub::{Gate, Hub, NodeFigures};
 use crate::net::{
@@ -39,7 +41,7 @@ use crate::ops::signal::{CaughtSignals, Request};
 use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
 use crate::ops::{file_limit, log::LogSwitch};
 use crate::shard::RoomShard;
-use crate::worker::{Pool, mailbox};
+use crate::worker::{Bell, Pool, mailbox};
 
 /// A daemon that runs in threads of this program.
 ///
@@ -155,6 +157,8 @@ impl Server {
             api_key,
             tls,
             trusted_proxies,
+            node_name,
+            cluster,
             mut limits,
             ..
         } = config;
@@ -201,8 +205,13 @@ impl Server {
         if wants_events {
             hub.want_events();
         }
+        let node_id = NodeId(random());
         let certificate_expiry = tls.as_ref().map_or(0, |tls| tls.expires_unix_s);
         let certificate_expiry = Arc::new(AtomicU64::new(certificate_expiry));
+        let bell = Bell::new(waker);
+        let shards_len = workers.max(1);
+        let mut membership = Membership::join(&cluster, node_id, &limits, shards_len, &bell)?;
+        let broker_source = membership.as_ref().map(Membership::source);
         let reports = Reports {
             metrics: {
                 let sources = metrics::Sources {
@@ -210,35 +219,54 @@ impl Server {
                     shards: totals.clone(),
                     files: OpenFiles::new(),
                     certificate_expiry: tls.is_some().then(|| Arc::clone(&certificate_expiry)),
+                    broker: broker_source,
                     start_unix_ms: start.unix_ms,
                 };
                 Box::new(move |hub, turning| metrics::render(&sources, hub, turning))
             },
             debug: Box::new(move |view| debug::render(view, start.instant)),
-            node: node(),
+            node: node(node_id, node_name),
             supervision,
+        };
+        if let Some(membership) = &membership {
+            hub.join_cluster(membership.node, cluster.wait);
+        }
+        let mut new_shard = |index: usize| {
+            let shard = RoomShard::new(&limits, shards_len, budget.clone(), start, random());
+            let shard = shard.count_into(totals.clone());
+            let Some(membership) = &mut membership else {
+                return (shard, None);
+            };
+            let place = (index, shards_len);
+            let shard = shard.join_cluster(start, membership.node, place, cluster.wait);
+            (shard, membership.seat(index))
         };
         let tls = tls.map(|certificate| certificate.config);
         let thread = thread::Builder::new().name("loop".into());
         let thread = if workers == 0 {
-            let shard = RoomShard::new(&limits, 1, budget, start, random()).count_into(totals);
-            let crew = Inline::new(shard, limits.jobs_max);
+            let (shard, ends) = new_shard(0);
+            let broker = membership.map(|membership| membership.broker);
+            let crew = Inline::new(shard, limits.jobs_max, ends.map(|ends| (ends, bell)));
             let turning = EventLoop::new(poll, hub, crew, listeners, tls, orders, reports)?;
-            thread.spawn(move || turning.run().map(drop))?
+            thread.spawn(move || {
+                let ended = turning.run().map(Inline::stop);
+                drop(broker);
+                ended
+            })?
         } else {
-            let (effects, mailbox) = mailbox(limits.effects_max, waker);
-            let shards = (0..workers)
-                .map(|_| {
-                    RoomShard::new(&limits, workers, budget.clone(), start, random())
-                        .count_into(totals.clone())
-                })
-                .collect();
+            let (effects, mailbox) = mailbox(limits.effects_max, &bell);
+            let shards = (0..workers).map(new_shard).collect();
+            let broker = membership.map(|membership| membership.broker);
             let pool = Pool::start(shards, limits.jobs_max, &effects)?;
             // The pool's threads hold the only senders left, so that they end with the mailbox.
             drop(effects);
             let crew = Threads::new(pool, mailbox);
             let turning = EventLoop::new(poll, hub, crew, listeners, tls, orders, reports)?;
-            thread.spawn(move || turning.run().map(Threads::stop))?
+            thread.spawn(move || {
+                let ended = turning.run().map(Threads::stop);
+                drop(broker);
+                ended
+            })?
         };
         Ok(Self {
             handle: Handle::new(control, &limits),
@@ -333,10 +361,10 @@ fn keep_freed_memory() {
 const FREED_BYTES_KEPT: usize = 1 << 20;
 
 /// What looks up the figures of this node.
-fn node() -> Box<dyn FnMut() -> NodeFigures + Send> {
+fn node(id: NodeId, name: Option<String>) -> Box<dyn FnMut() -> NodeFigures + Send> {
     let mut meter = CpuMeter::new(clock::read().instant, ProcessFigures::read().cpu);
-    let uid = format!("{:016x}", random());
-    let name = host_name();
+    let uid = id.to_string();
+    let name = name.unwrap_or_else(host_name);
     Box::new(move || {
         let process = ProcessFigures::read();
         NodeFigures {

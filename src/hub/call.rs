@@ -8,9 +8,10 @@
 //! - Unless a batch is `parallel`, no step of a command is given out before all of the command
 //!   before it are answered.
 
-use crate::base::{ConnId, Glob, Instant, Position, RoomName};
+use crate::base::{ConnId, Glob, Instant, NodeId, Position, RoomName};
 use crate::exchange::{CallKey, CallPart, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page, answer, batch_answer};
+use crate::wire::api::relay::{self, Part};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX, Publish};
 use crate::wire::frame::Payload;
 
@@ -25,6 +26,10 @@ pub(super) enum Caller {
         /// Whether it wants the answer as JSON.
         in_json: bool,
     },
+    /// A node of the cluster, that knows the question by this number.
+    Node { node: NodeId, number: u64 },
+    /// Nobody waits for it.
+    Nobody,
 }
 
 /// A call in progress.
@@ -75,6 +80,19 @@ pub(super) enum Step {
     Encode { part: CallPart, payload: Payload },
     /// Answer out of what the hub knows itself.
     Here { part: CallPart, call: ApiCall },
+    /// Have every node of the cluster do it.
+    Announce { part: CallPart, call: ApiCall },
+    /// Ask the other nodes of the cluster for their part of the answer.
+    AskNodes { part: CallPart, call: ApiCall },
+}
+
+/// Where a call is carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    /// Number of workers.
+    pub(super) workers: usize,
+    /// Whether other nodes have a part in it.
+    pub(super) in_cluster: bool,
 }
 
 /// Who gets a message that is no publication of a room.
@@ -102,7 +120,10 @@ impl Step {
             Self::Room { ask, .. } => ask.is_long(),
             Self::ListRooms { .. } => true,
             Self::Here { call, .. } => matches!(call, ApiCall::Connections { .. }),
-            Self::Decode { .. } | Self::Encode { .. } => false,
+            Self::Decode { .. }
+            | Self::Encode { .. }
+            | Self::Announce { .. }
+            | Self::AskNodes { .. } => false,
         }
     }
 }
@@ -114,7 +135,7 @@ impl Todo {
             Self::Room(_, ask) => ask.is_long(),
             Self::Workers { .. } => true,
             Self::Here(call) => matches!(call, ApiCall::Connections { .. }),
-            Self::Nothing | Self::Rooms(..) | Self::Encode(_) => false,
+            Self::Nothing | Self::Rooms(..) | Self::Encode(_) | Self::Announce(_) => false,
         }
     }
 }
@@ -136,6 +157,10 @@ struct Command {
     method: Option<ApiMethod>,
     todo: Todo,
     found: Found,
+    /// In a cluster, what the other nodes are to be asked.
+    ask_nodes: Option<ApiCall>,
+    /// What they have answered before this node has.
+    early: Vec<Part>,
 }
 
 /// What of a command was not given out yet.
@@ -152,11 +177,14 @@ enum Todo {
         pattern: Glob,
     },
     Encode(Payload),
+    Announce(ApiCall),
 }
 
 /// What a command has found out so far.
 #[derive(Debug)]
 enum Found {
+    /// Nothing yet.
+    Nothing,
     Reply(ApiReply),
     Responses(Vec<Result<Position, ApiCode>>),
     Channels(Page),
@@ -173,14 +201,14 @@ impl Call {
         }
     }
 
-    /// A call that needs no decoding, on `workers` workers.
-    pub(super) fn decoded(caller: Caller, call: ApiCall, workers: usize) -> Self {
+    /// A call that needs no decoding.
+    pub(super) fn decoded(caller: Caller, call: ApiCall, setting: Setting) -> Self {
         let bytes = match &call {
             ApiCall::Publish { publish, .. } => publish.payload.bytes().len(),
             _ => 0,
         };
         let mut this = Self::empty(caller, bytes);
-        this.begin(call, workers);
+        this.begin(call, setting);
         this
     }
 
@@ -189,9 +217,9 @@ impl Call {
         let bytes = payload.bytes().len();
         Self {
             commands: vec![Command {
-                method: None,
                 todo: Todo::Encode(payload),
                 found: Found::Sending(Recipients::One(to)),
+                ..Command::refused(ApiCode::Internal)
             }],
             ..Self::empty(caller, bytes)
         }
@@ -219,16 +247,16 @@ impl Call {
     pub(super) fn handle_decoded(
         &mut self,
         outcome: Result<Box<ApiCall>, ApiError>,
-        workers: usize,
+        setting: Setting,
     ) {
         self.pending -= 1;
         match outcome {
-            Ok(call) => self.begin(*call, workers),
+            Ok(call) => self.begin(*call, setting),
             Err(error) => self.error = Some(error),
         }
     }
 
-    fn begin(&mut self, call: ApiCall, workers: usize) {
+    fn begin(&mut self, call: ApiCall, setting: Setting) {
         match call {
             ApiCall::Batch { commands, parallel } => {
                 self.is_batch = true;
@@ -236,12 +264,12 @@ impl Call {
                 self.commands = commands
                     .into_iter()
                     .map(|command| match command {
-                        Ok(call) => Command::new(call, workers),
+                        Ok(call) => Command::new(call, setting),
                         Err(code) => Command::refused(code),
                     })
                     .collect();
             }
-            call => self.commands = vec![Command::new(call, workers)],
+            call => self.commands = vec![Command::new(call, setting)],
         }
     }
 
@@ -313,6 +341,24 @@ impl Call {
         }
     }
 
+    /// Another node has answered its part of a command.
+    pub(super) fn handle_part(&mut self, part: CallPart, answer: Part) {
+        self.answer_bytes += answer.bytes_len();
+        let answer = if self.answer_bytes > ANSWER_BYTES_MAX {
+            Part::TooLong
+        } else {
+            answer
+        };
+        if let Some(command) = self.commands.get_mut(usize::from(part.command)) {
+            command.early.push(answer);
+        }
+    }
+
+    /// The other nodes have answered, or are not waited for any longer.
+    pub(super) fn end_parts(&mut self) {
+        self.pending -= 1;
+    }
+
     /// Who gets the message that this part had encoded.
     pub(super) fn recipients(&self, part: CallPart) -> Option<Recipients> {
         match self.commands.get(usize::from(part.command))?.found {
@@ -337,12 +383,16 @@ impl Call {
             None => {}
         }
         let mut replies = self.commands.into_iter().map(|command| {
-            let reply = match command.found {
+            let mut reply = match command.found {
+                Found::Nothing => Err(ApiCode::Internal),
                 Found::Reply(reply) => reply,
                 Found::Responses(responses) => Ok(ApiResult::Broadcast(responses)),
                 Found::Channels(page) => Ok(ApiResult::Channels(page)),
                 Found::Sending(_) => Err(ApiCode::Internal),
             };
+            for part in command.early {
+                part.add_to(&mut reply);
+            }
             // For an error it does not matter which.
             (command.method.unwrap_or(ApiMethod::Batch), reply)
         });
@@ -371,10 +421,14 @@ impl Call {
 }
 
 impl Command {
-    fn new(call: ApiCall, workers: usize) -> Self {
+    fn new(call: ApiCall, setting: Setting) -> Self {
         let method = call.method();
-        let unanswered = Found::Reply(Err(ApiCode::Internal));
+        let unanswered = Found::Nothing;
+        let ask_nodes = (setting.in_cluster && relay::is_asked(&call)).then(|| call.clone());
         let (todo, found) = match call {
+            call if setting.in_cluster && relay::is_announced(&call) => {
+                (Todo::Announce(call), unanswered)
+            }
             ApiCall::Publish { channel, publish } => {
                 let ask = Box::new(RoomAsk::Publish(publish));
                 (Todo::Room(channel, ask), unanswered)
@@ -419,7 +473,7 @@ impl Command {
             ApiCall::Channels { pattern } => {
                 let todo = Todo::Workers {
                     next: 0,
-                    of: workers,
+                    of: setting.workers,
                     pattern,
                 };
                 (todo, Found::Channels(Page::default()))
@@ -435,6 +489,8 @@ impl Command {
             method: Some(method),
             todo,
             found,
+            ask_nodes,
+            early: Vec::new(),
         }
     }
 
@@ -443,6 +499,8 @@ impl Command {
             method: None,
             todo: Todo::Nothing,
             found: Found::Reply(Err(code)),
+            ask_nodes: None,
+            early: Vec::new(),
         }
     }
 
@@ -463,11 +521,13 @@ impl Command {
                 let worker = *next;
                 *next += 1;
                 let pattern = pattern.clone();
-                return (worker < *of).then_some(Step::ListRooms {
-                    part,
-                    worker,
-                    pattern,
-                });
+                if worker < *of {
+                    return Some(Step::ListRooms {
+                        part,
+                        worker,
+                        pattern,
+                    });
+                }
             }
             _ => {}
         }
@@ -475,7 +535,11 @@ impl Command {
             Todo::Here(call) => Some(Step::Here { part, call }),
             Todo::Room(room, ask) => Some(Step::Room { part, room, ask }),
             Todo::Encode(payload) => Some(Step::Encode { part, payload }),
-            Todo::Nothing | Todo::Rooms(..) | Todo::Workers { .. } => None,
+            Todo::Announce(call) => Some(Step::Announce { part, call }),
+            Todo::Nothing | Todo::Rooms(..) | Todo::Workers { .. } => {
+                let call = self.ask_nodes.take()?;
+                Some(Step::AskNodes { part, call })
+            }
         }
     }
 }
@@ -488,6 +552,11 @@ mod tests {
     use super::*;
     use crate::base::{Epoch, Offset};
 
+    const ALONE: Setting = Setting {
+        workers: 2,
+        in_cluster: false,
+    };
+
     fn call(method: &str, body: &str) -> Call {
         let caller = Caller::Program {
             number: 1,
@@ -499,7 +568,7 @@ mod tests {
         };
         assert!(call.next_step(3).is_none() && !call.is_over());
         let outcome = ApiCall::parse(&method, &body, 100).map(Box::new);
-        call.handle_decoded(outcome, 2);
+        call.handle_decoded(outcome, ALONE);
         call
     }
 

@@ -21,7 +21,9 @@ use crate::conn::pressure::{Level, Verdict, judge};
 use crate::conn::{Connection, Purpose};
 use crate::exchange::{CallKey, CallPart, Job};
 use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow, Page};
-use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, Target, conn_id};
+use crate::wire::api::{
+    ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, Target, client_here, client_name,
+};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -158,7 +160,7 @@ impl Calls {
         }
     }
 
-    fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
+    pub(super) fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
         self.slots.get_mut(key as usize)
     }
 }
@@ -184,7 +186,7 @@ impl<S> Hub<S> {
         let in_json = matches!(call, ProgramCall::Json { .. });
         let caller = Caller::Program { number, in_json };
         let call = match call {
-            ProgramCall::Api(call) => Call::decoded(caller, call, self.jobs.workers_len()),
+            ProgramCall::Api(call) => Call::decoded(caller, call, self.setting()),
             ProgramCall::Send { conn, payload } => Call::send(caller, conn, payload),
             ProgramCall::Json { method, body } => Call::new(caller, method, body),
         };
@@ -210,7 +212,9 @@ impl<S> Hub<S> {
             cpu_percent: figures.cpu_percent,
             rss_bytes: figures.rss_bytes,
         };
-        self.answer_part(now, part, Ok(ApiResult::Info(vec![row])));
+        let mut page = Page::default();
+        page.push_node(&row);
+        self.answer_part(now, part, Ok(ApiResult::Info(page)));
     }
 
     /// Begins a call, or puts it in the line for a place.
@@ -254,9 +258,9 @@ impl<S> Hub<S> {
         key: CallKey,
         outcome: Result<Box<ApiCall>, ApiError>,
     ) {
-        let workers = self.jobs.workers_len();
+        let setting = self.setting();
         if let Some(call) = self.calls.get_mut(key) {
-            call.handle_decoded(outcome, workers);
+            call.handle_decoded(outcome, setting);
         }
         self.advance_call(now, key);
     }
@@ -274,7 +278,7 @@ impl<S> Hub<S> {
         self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
     }
 
-    fn advance_call(&mut self, now: Now, key: CallKey) {
+    pub(super) fn advance_call(&mut self, now: Now, key: CallKey) {
         let is_in_line = self
             .calls
             .get_mut(key)
@@ -306,6 +310,9 @@ impl<S> Hub<S> {
                 Step::ListRooms { worker, .. } => *worker,
                 Step::Decode { .. } | Step::Encode { .. } => self.jobs.worker_of_call(key),
                 Step::Here { .. } => 0,
+                Step::Announce { .. } | Step::AskNodes { .. } => {
+                    self.jobs.worker_of(&RoomName::control())
+                }
             };
             let job = match step {
                 Step::Here { part, call } if budget > 0 => {
@@ -337,6 +344,19 @@ impl<S> Hub<S> {
                 },
                 Step::ListRooms { part, pattern, .. } => Job::ListRooms { part, pattern },
                 Step::Encode { part, payload } => Job::Encode { part, payload },
+                Step::Announce { part, call } => match self.announcement(part, &call) {
+                    Some(job) => job,
+                    None => continue,
+                },
+                Step::AskNodes { part, call } => match self.question(now, part, &call) {
+                    Some(job) => job,
+                    None => {
+                        if let Some(call) = self.calls.get_mut(key) {
+                            call.end_parts();
+                        }
+                        continue;
+                    }
+                },
                 // Without a budget it was put back.
                 Step::Here { .. } => continue,
             };
@@ -356,7 +376,8 @@ impl<S> Hub<S> {
         if has_reserved {
             self.calls.answers_bytes -= ANSWER_BYTES_MAX;
         }
-        for (method, code) in call.outcomes() {
+        let is_counted = matches!(call.caller, Caller::Conn(_) | Caller::Program { .. });
+        for (method, code) in call.outcomes().filter(|_| is_counted) {
             if let Some(method) = method {
                 *self.counters.api_calls.entry(method.name()).or_default() += 1;
             }
@@ -373,6 +394,8 @@ impl<S> Hub<S> {
         }
         match call.caller {
             Caller::Conn(id) => self.respond(now, id, &call.into_outcome(), has_reserved),
+            Caller::Node { node, number } => self.tell_node(node, number, call.into_outcome()),
+            Caller::Nobody => {}
             Caller::Program { number, in_json } => {
                 let reply = match call.into_outcome() {
                     outcome if in_json => ProgramReply::Json(outcome.to_json()),
@@ -399,8 +422,11 @@ impl<S> Hub<S> {
                 code,
                 reason,
             } => {
-                let stay: HashSet<ConnId> =
-                    whitelist.iter().filter_map(|one| conn_id(one)).collect();
+                let node = self.node();
+                let stay: HashSet<ConnId> = whitelist
+                    .iter()
+                    .filter_map(|one| client_here(node, one))
+                    .collect();
                 for id in self.targets(&target) {
                     if !stay.contains(&id) {
                         self.close_as(now, id, CloseReason::ForceDisconnect, (code, &reason));
@@ -433,7 +459,10 @@ impl<S> Hub<S> {
             let identity = purpose.and_then(Purpose::identity);
             purpose.is_some() && (user.is_none() || identity.map(|one| &one.user) == user)
         };
-        conn_id(client).filter(is_meant).into_iter().collect()
+        client_here(self.node(), client)
+            .filter(is_meant)
+            .into_iter()
+            .collect()
     }
 
     /// Takes a connection out of a room.
@@ -492,7 +521,7 @@ impl<S> Hub<S> {
         let level = conn.queue.level();
         let rooms = self.members.rooms_of(conn.id.slot).take(rooms_max);
         ConnectionRow {
-            client: conn.id.to_string().into(),
+            client: client_name(self.node(), conn.id).into(),
             peer: shown_address(conn.peer()).to_string().into(),
             user: conn.identity().map(|one| one.user.clone()),
             rooms: rooms.map(|(room, _)| room.name().clone()).collect(),

@@ -19,6 +19,10 @@ pub struct HubCounters {
     pub users: usize,
     /// Whether the end has begun.
     pub is_draining: bool,
+    /// Other nodes of the cluster.
+    pub other_nodes: u32,
+    /// Whether the cluster cannot be asked.
+    pub is_degraded: bool,
     /// Connections let in.
     pub accepted: u64,
     /// Connections dropped unheard for want of room.
@@ -100,6 +104,8 @@ impl Default for HubCounters {
             websockets: 0,
             users: 0,
             is_draining: false,
+            other_nodes: 0,
+            is_degraded: false,
             accepted: 0,
             dropped: 0,
             upgrades: 0,

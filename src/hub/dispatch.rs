@@ -39,8 +39,8 @@ impl<S> Hub<S> {
                 self.joined(now, conn, joined);
                 1
             }
-            Effect::JoinRefused { conn } => {
-                self.refuse_joining_plainly(now, conn, CloseReason::ChannelLimit);
+            Effect::JoinRefused { conn, reason } => {
+                self.refuse_joining_plainly(now, conn, reason);
                 1
             }
             Effect::Replayed {
@@ -54,9 +54,44 @@ impl<S> Hub<S> {
                 self.replayed(now, conn, &room, (skipped, frames), outcome);
                 1
             }
-            Effect::PublishRefused { origin } => {
+            Effect::PublishRefused { origin, reason } => {
                 self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
-                self.close(now, origin.conn, CloseReason::ChannelLimit);
+                self.close(now, origin.conn, reason);
+                1
+            }
+            Effect::Published { origin } => {
+                self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
+                1
+            }
+            Effect::Interrupted { room, last, told } => 1 + self.interrupt(now, &room, last, &told),
+            Effect::Overtaken { conn } => {
+                self.close(now, conn, CloseReason::InsufficientState);
+                1
+            }
+            Effect::Online { room, others } if room.is_control() => {
+                if let Some(nodes) = &mut self.nodes {
+                    nodes.set_others(others);
+                }
+                1
+            }
+            Effect::Online { room, others } => {
+                self.members.set_others(&room, others);
+                1
+            }
+            Effect::Close { conn, reason } => {
+                self.close(now, conn, reason);
+                1
+            }
+            Effect::Heard { from, notice } => {
+                self.hear(now, from, &notice);
+                1
+            }
+            Effect::Told { bytes } => {
+                self.handle_told(now, &bytes);
+                1
+            }
+            Effect::Availability(is_available) => {
+                self.is_degraded = !is_available;
                 1
             }
             Effect::Decoded { call, outcome } => {

@@ -221,7 +221,7 @@ impl<S> Hub<S> {
                         let rooms = self
                             .members
                             .rooms_of(id.slot)
-                            .map(|(room, _)| (room.name(), room.offset(), room.members().len()));
+                            .map(|(room, _)| (room.name(), room.offset(), room.online()));
                         queue.push_whole(&raw::heartbeat(now.unix_ms, rooms));
                     } else {
                         queue.push_whole(&self.heartbeat);

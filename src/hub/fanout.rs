@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{Hub, bound, mark_dirty};
-use crate::base::{CloseReason, ConnId, Delivery, Now, RoomName};
+use crate::base::{CloseReason, ConnId, Delivery, Now, Offset, RoomName};
 use crate::conn::Connection;
 use crate::conn::pressure::{Level, Verdict, judge};
 use crate::exchange::Broadcast;
@@ -34,7 +34,8 @@ impl<S> Hub<S> {
         let mut is_any_half_full = false;
         let mut is_any_ready = false;
         if let Some(room) = self.members.room_mut(&broadcast.room) {
-            room.advance_to(broadcast.last);
+            // What begins anew was told with its newest offset, which may be one that nobody gets.
+            room.advance_to(broadcast.last.max(room.offset()));
             let delivery = room.delivery();
             let (name, members) = room.name_and_members_mut();
             members_len = members.len();
@@ -72,6 +73,44 @@ impl<S> Hub<S> {
         }
         for origin in &broadcast.origins {
             self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
+        }
+        members_len
+    }
+
+    /// Tells the json members of a room that publications are lost to them, and closes the raw ones,
+    /// who cannot be told. Returns the number of members.
+    pub(super) fn interrupt(
+        &mut self,
+        now: Now,
+        name: &RoomName,
+        last: Offset,
+        told: &Arc<Frames>,
+    ) -> usize {
+        let Some(room) = self.members.room_mut(name) else {
+            return 0;
+        };
+        room.advance_to(last);
+        let mut closed = Vec::new();
+        let (_, members) = room.name_and_members_mut();
+        let members_len = members.len();
+        for member in members {
+            let Some(conn) = self.table.at_mut(member.slot) else {
+                continue;
+            };
+            if member.form.is_json() {
+                // What it was not told yet comes before what comes now.
+                if member.skipped > 0 {
+                    let skipped = u64::from(std::mem::take(&mut member.skipped));
+                    conn.queue.push_whole(&raw::skipped(name, skipped));
+                }
+                conn.queue.push_whole(told);
+                mark_dirty(conn, &mut self.dirty);
+            } else {
+                closed.push(conn.id);
+            }
+        }
+        for id in closed {
+            self.close(now, id, CloseReason::InsufficientState);
         }
         members_len
     }

@@ -35,11 +35,13 @@ mod figures;
 mod invariants;
 mod jobs;
 mod latency;
+mod nodes;
 mod pages;
 mod proxies;
 mod replay;
 mod reports;
 mod requests;
+mod shell;
 mod table;
 mod users;
 
@@ -57,14 +59,16 @@ use self::figures::Survey;
 pub use self::figures::{Figures, LargeRoom};
 use self::jobs::{Jobs, Waiter};
 use self::latency::Latency;
+use self::nodes::Nodes;
+pub use self::shell::{Farewell, Reading, SocketAction, Written};
 use self::table::Table;
 use self::users::Users;
 use crate::base::{
-    AllowedOrigins, CloseReason, ConnId, Identity, Instant, Limits, Network, Now, Prng, Secret,
+    AllowedOrigins, CloseReason, ConnId, Instant, Limits, Network, Now, Prng, Secret,
 };
 use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
-use crate::conn::{AfterDrain, Connection, Entrance, Traffic};
+use crate::conn::{AfterDrain, Connection, Entrance};
 use crate::exchange::Job;
 use crate::room::members::Members;
 use crate::wire::frame::{Frames, Payload, PayloadKind};
@@ -94,6 +98,10 @@ pub struct Hub<S> {
     survey: Survey,
     /// Publications that are queued and not written.
     latency: Latency,
+    /// What numbers publications cannot be asked.
+    is_degraded: bool,
+    /// In a cluster.
+    nodes: Option<Nodes>,
     /// Connections that may be read again.
     resumed: VecDeque<ConnId>,
     /// Connections that are over.
@@ -125,61 +133,6 @@ pub struct Gate {
     pub trusted_proxies: Vec<Network>,
 }
 
-/// Whether the shell may go on reading a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// It may.
-    Continue,
-    /// Not before [`Hub::poll_resumed`] names it.
-    Paused,
-    /// There is nothing to read from any more.
-    Over,
-}
-
-/// What came of writing to a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// So many bytes were taken, and `is_blocked` says whether more were refused.
-    Bytes {
-        /// Bytes taken.
-        bytes: usize,
-        /// Whether the socket is full now.
-        is_blocked: bool,
-    },
-    /// The transport failed.
-    Failed,
-}
-
-/// What the shell is to do with a socket after a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketAction {
-    /// Nothing.
-    None,
-    /// End the outgoing direction.
-    ShutDownWrite,
-}
-
-/// The last that is known of a connection.
-#[derive(Clone, Debug)]
-pub struct Farewell {
-    /// Its id.
-    pub id: ConnId,
-    /// The address that it came from.
-    pub peer: SocketAddr,
-    /// Who it was, if that is known.
-    pub identity: Option<Arc<Identity>>,
-    /// Why it ended.
-    pub reason: CloseReason,
-    /// The code of the close frame with which it was ended; 0 for none but an answer to its own.
-    pub code: u16,
-    /// Whether it has been an open WebSocket.
-    pub was_open: bool,
-    /// When it was accepted.
-    pub opened_at: Instant,
-    /// What went through it.
-    pub traffic: Traffic,
-}
-
 impl<S> Hub<S> {
     /// A hub without connections, for `workers` workers.
     #[must_use]
@@ -205,6 +158,8 @@ impl<S> Hub<S> {
             backlog: Vec::new(),
             survey: Survey::default(),
             latency: Latency::default(),
+            is_degraded: false,
+            nodes: None,
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
             inquiries: VecDeque::new(),
@@ -347,6 +302,7 @@ impl<S> Hub<S> {
     /// [`Hub::poll_timeout`] says so.
     pub fn handle_timeout(&mut self, now: Now, budget: usize) -> bool {
         let mut is_any = self.go_on_ending(now);
+        self.give_up_nodes(now);
         for _ in 0..budget {
             let Some(slot) = self.wheel.poll_expired(now.instant) else {
                 break;
@@ -459,7 +415,11 @@ impl<S> Hub<S> {
     /// When [`Hub::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let deadlines = [self.wheel.next_deadline(), self.next_step_of_end()];
+        let deadlines = [
+            self.wheel.next_deadline(),
+            self.next_step_of_end(),
+            (self.nodes.as_ref()).and_then(Nodes::poll_timeout),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -502,6 +462,8 @@ impl<S> Hub<S> {
             websockets: self.open_len,
             users: self.users.len(),
             is_draining: self.is_draining(),
+            other_nodes: self.nodes.as_ref().map_or(0, Nodes::others),
+            is_degraded: self.is_degraded,
             ..self.counters.clone()
         }
     }

@@ -197,6 +197,8 @@ impl<S> Hub<S> {
             Endpoint::Health | Endpoint::Ready => {
                 let response = if self.is_draining() {
                     Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
+                } else if self.is_degraded && endpoint == Endpoint::Ready {
+                    Response::plain(StatusCode::SERVICE_UNAVAILABLE, "degraded")
                 } else {
                     Response::plain(StatusCode::OK, "ok")
                 };
@@ -495,11 +497,15 @@ impl<S> Hub<S> {
         }
         entry.conn.queue.clear();
         self.leave_rooms(id);
-        let response = if reason == CloseReason::ForceDisconnect {
-            Response::plain(StatusCode::FORBIDDEN, "disconnected by the back end\n")
-        } else {
-            Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")
-                .header("Retry-After", RETRY_AFTER_SECS)
+        let response = match reason {
+            CloseReason::ForceDisconnect => {
+                Response::plain(StatusCode::FORBIDDEN, "disconnected by the back end\n")
+            }
+            CloseReason::ConnectionLimit => {
+                Response::plain(StatusCode::CONFLICT, "this user is connected already\n")
+            }
+            _ => Response::plain(StatusCode::SERVICE_UNAVAILABLE, "not available just now\n")
+                .header("Retry-After", RETRY_AFTER_SECS),
         };
         let manner = Manner {
             is_head_request: false,

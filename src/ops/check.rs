@@ -234,6 +234,16 @@ fn values(config: &Config) -> Vec<(&'static str, String)> {
             },
         ),
         ("--tls-key", is_set(config.tls.as_ref())),
+        (
+            "--redis",
+            or_off(config.cluster.url.as_ref().map(ToString::to_string)),
+        ),
+        ("--redis-prefix", config.cluster.prefix.clone()),
+        ("--redis-wait", duration(config.cluster.wait)),
+        (
+            "--node-name",
+            (config.node_name.clone()).unwrap_or_else(|| "the name of the host".to_owned()),
+        ),
         ("--drain-timeout", duration(config.limits.drain_timeout)),
         (
             "--log-file",

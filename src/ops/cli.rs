@@ -367,6 +367,38 @@ pub struct Cli {
     )]
     pub tls_key: Option<PathBuf>,
 
+    /// URL of the Redis that joins this node with others into a cluster: redis://HOST:PORT, rediss://
+    /// for TLS, redis+unix:///PATH, or redis+sentinel://HOST:PORT,HOST:PORT/MASTER; user and password as
+    /// in a URL [default: no cluster].
+    #[arg(long, env = "ROOMCAST_REDIS", value_name = "URL")]
+    pub redis: Option<String>,
+
+    /// What begins every key and channel in Redis, 1 to 64 letters, digits, dots, dashes and
+    /// underscores; nodes with the same one are one cluster. Costs no memory.
+    #[arg(
+        long,
+        env = "ROOMCAST_REDIS_PREFIX",
+        value_name = "PREFIX",
+        default_value = "roomcast"
+    )]
+    pub redis_prefix: String,
+
+    /// Time that a join or a publication waits for Redis, 100ms to 1m, before it is refused (error 100,
+    /// close 3004). What waits stays within --inbound-queue.
+    #[arg(
+        long,
+        env = "ROOMCAST_REDIS_WAIT",
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = parse_duration
+    )]
+    pub redis_wait: Duration,
+
+    /// What operators call this node, 1 to 64 bytes; shown by `info` of the API [default: the name of
+    /// the host].
+    #[arg(long, env = "ROOMCAST_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
     /// Time over which SIGTERM spreads the closes of all connections; 0 closes them at once. What
     /// stops the daemon must wait 6s longer than this and --write-timeout. Costs no memory.
     #[arg(
@@ -495,7 +527,7 @@ fn adapt(arg: Arg) -> Arg {
 }
 
 /// Options with one value that is no number; a flag after them is a flag, not their value.
-const TEXT_OPTIONS: [&str; 9] = [
+const TEXT_OPTIONS: [&str; 12] = [
     "admin_listen",
     "heartbeat_text",
     "duplicate_login",
@@ -504,6 +536,9 @@ const TEXT_OPTIONS: [&str; 9] = [
     "tls_cert",
     "tls_key",
     "log_file",
+    "redis",
+    "redis_prefix",
+    "node_name",
     "user",
 ];
 
@@ -556,8 +591,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 36);
-        assert_eq!(Cli::variables().len(), 36);
+        assert_eq!(options_len, 40);
+        assert_eq!(Cli::variables().len(), 40);
     }
 
     #[test]

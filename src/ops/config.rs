@@ -29,6 +29,7 @@ use crate::base::{
 
 use super::certificate::{self, Certificate};
 use super::cli::Cli;
+use super::cluster::{self, ClusterConfig};
 use super::command::TokenOptions;
 use super::secret;
 
@@ -59,6 +60,10 @@ pub struct Config {
     pub tls: Option<Certificate>,
     /// Files that SIGHUP reads or opens again.
     pub files: ConfigFiles,
+    /// How the node is part of a cluster, if it is.
+    pub cluster: ClusterConfig,
+    /// What operators call the node; `None` for the name of the host.
+    pub node_name: Option<String>,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
     /// Least important lines that are logged.
@@ -147,6 +152,8 @@ impl Config {
             api_key,
             tls,
             files,
+            cluster: ClusterConfig::check(cli.redis.as_deref(), cli.redis_prefix, cli.redis_wait)?,
+            node_name: cluster::check_node_name(cli.node_name)?,
             trusted_proxies: parse_networks(&cli.trusted_proxy, warnings)?,
             log_level: cli.log_level,
             limits: Limits {

@@ -12,6 +12,7 @@
 pub mod certificate;
 pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod file_limit;

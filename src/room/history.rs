@@ -48,6 +48,8 @@ pub struct History {
     /// What the payloads take in memory.
     allocated_bytes: usize,
     complete_since_ms: u64,
+    /// The newest publication when the epoch began.
+    began: Offset,
 }
 
 /// One publication: 56 bytes beside its payload.
@@ -76,7 +78,21 @@ impl History {
             bytes: 0,
             allocated_bytes: 0,
             complete_since_ms,
+            began: Offset(0),
         }
+    }
+
+    /// The same, in an epoch that began behind publication `began`: what is kept up to it was numbered
+    /// in others.
+    #[must_use]
+    pub fn begun_at(self, began: Offset) -> Self {
+        Self { began, ..self }
+    }
+
+    /// The newest publication when the epoch began.
+    #[must_use]
+    pub fn began(&self) -> Offset {
+        self.began
     }
 
     /// Keeps the room's newest publication and forgets what is over the bounds. One that
@@ -142,6 +158,15 @@ impl History {
                 .saturating_add(bounds.ttl_s)
                 .saturating_add(1)
         })
+    }
+
+    /// Forgets what is before `first`, and that there was anything up to `complete_since_ms`.
+    pub fn forget_before(&mut self, first: Offset, complete_since_ms: u64) {
+        while self.entries.front().is_some_and(|kept| kept.offset < first) {
+            self.drop_oldest();
+        }
+        self.first = self.first.max(first);
+        self.complete_since_ms = self.complete_since_ms.max(complete_since_ms);
     }
 
     /// Forgets everything.

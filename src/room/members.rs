@@ -31,6 +31,8 @@ pub struct Room {
     members: Vec<Member>,
     offset: Offset,
     delivery: Delivery,
+    /// Connections of other nodes that are in it.
+    others: u32,
 }
 
 /// One membership, as the room sees it.
@@ -77,6 +79,7 @@ impl Members {
                     members: Vec::new(),
                     offset,
                     delivery: delivery(),
+                    others: 0,
                 });
                 self.by_name.insert(name.clone(), key);
                 key
@@ -143,6 +146,13 @@ impl Members {
             self.by_name.remove(&name);
         }
         (name, left.form)
+    }
+
+    /// So many connections of other nodes are in a room.
+    pub fn set_others(&mut self, name: &RoomName, others: u32) {
+        if let Some(room) = self.room_mut(name) {
+            room.others = others;
+        }
     }
 
     /// The room of that name, if it has members.
@@ -257,7 +267,13 @@ impl Room {
         self.offset
     }
 
-    /// Moves on to `offset`.
+    /// Connections in it, those of other nodes included.
+    #[must_use]
+    pub fn online(&self) -> usize {
+        self.members.len() + self.others as usize
+    }
+
+    /// Moves to `offset`.
     pub fn advance_to(&mut self, offset: Offset) {
         self.offset = offset;
     }

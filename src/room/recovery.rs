@@ -40,7 +40,8 @@ pub fn recover(history: &History, current: Position, since: Since) -> Recovery {
         Since::Position(position)
             if position.epoch != current.epoch || position.offset > newest =>
         {
-            (oldest, Missing::Unknown)
+            // Of what was numbered in another epoch it may have seen all.
+            (oldest.max(history.began()), Missing::Unknown)
         }
         Since::Position(position) if position.offset >= oldest => {
             (position.offset, Missing::Nothing)

@@ -1,10 +1,11 @@
 //! What back ends ask of a room: who is in it, what was published in it.
 
 use super::RoomShard;
-use crate::base::{Glob, Instant, Now, Offset, RoomName};
+use crate::base::{Glob, Instant, Now, Offset, Position, RoomName};
 use crate::exchange::{CallPart, Effect, RoomAsk};
+use crate::room::history::History;
 use crate::wire::api::answer::{ApiReply, ApiResult, Page};
-use crate::wire::api::{ApiCall, ApiCode, HistorySince};
+use crate::wire::api::{ApiCall, ApiCode, HistorySince, client_name};
 use crate::wire::raw::Publication;
 
 impl RoomShard {
@@ -19,6 +20,14 @@ impl RoomShard {
         let reply = match ask {
             RoomAsk::Publish(publish) => {
                 self.publish_for(times, part, name, publish);
+                return;
+            }
+            RoomAsk::History { .. } if self.is_kept_elsewhere(&name) => {
+                self.look(times.0, part, name, ask);
+                return;
+            }
+            RoomAsk::HistoryRemove if self.following.is_some() => {
+                self.ask_to_forget(times.0, part, name);
                 return;
             }
             RoomAsk::Presence => self.presence(&name),
@@ -55,13 +64,14 @@ impl RoomShard {
     }
 
     fn presence(&self, name: &RoomName) -> ApiReply {
+        let node = self.following.as_ref().map(|following| following.node);
         let mut page = Page::default();
         if let Some(room) = self.rooms.get(name) {
             for (client, identity) in room.presence.clients() {
                 if page.is_full() {
                     break;
                 }
-                page.push_client(client, identity);
+                page.push_client(&client_name(node, client), identity);
             }
         }
         whole(page).map(ApiResult::Presence)
@@ -85,7 +95,20 @@ impl RoomShard {
         if self.limits.history_publications_max == 0 {
             return Err(ApiCode::NotAvailable);
         }
-        let Some(room) = self.rooms.get(name) else {
+        let kept = self.rooms.get(name);
+        let kept = kept.map(|room| (&room.history, room.position()));
+        self.page_of(kept, limit, since, reverse)
+    }
+
+    /// A page of what is kept of a room, and of where the room is; `None` for one that there is not.
+    pub(super) fn page_of(
+        &self,
+        kept: Option<(&History, Position)>,
+        limit: usize,
+        since: Option<&HistorySince>,
+        reverse: bool,
+    ) -> ApiReply {
+        let Some((history, top)) = kept else {
             return match since {
                 Some(since) if since.epoch.is_some() || since.offset > Offset(0) => {
                     Err(ApiCode::UnrecoverablePosition)
@@ -100,30 +123,30 @@ impl RoomShard {
             let is_other = since
                 .epoch
                 .as_deref()
-                .is_some_and(|epoch| epoch != room.epoch.as_str());
-            let is_future = since.offset > room.last;
+                .is_some_and(|epoch| epoch != top.epoch.as_str());
+            let is_future = since.offset > top.offset;
             // Backwards, what has been forgotten is only the end. The largest offset has no next
             // one, but it is always in the future.
-            let is_forgotten = !reverse && !is_future && since.offset.next() < room.history.first();
+            let is_forgotten = !reverse && !is_future && since.offset.next() < history.first();
             if is_other || is_future || is_forgotten {
                 return Err(ApiCode::UnrecoverablePosition);
             }
         }
         let mut publications = Page::default();
         let after = since.map_or(Offset(0), |since| since.offset);
-        let before = since.map_or_else(|| room.last.next(), |since| since.offset);
+        let before = since.map_or_else(|| top.offset.next(), |since| since.offset);
         let mut push = |publication: Publication<'_>| {
             publications.push_publication(&publication);
             !publications.is_full()
         };
         if reverse {
-            let _ = room.history.before(before).rev().take(limit).all(&mut push);
+            let _ = history.before(before).rev().take(limit).all(&mut push);
         } else {
-            let _ = room.history.after(after).take(limit).all(&mut push);
+            let _ = history.after(after).take(limit).all(&mut push);
         }
         Ok(ApiResult::History {
             publications,
-            top: Some(room.position()),
+            top: Some(top),
         })
     }
 

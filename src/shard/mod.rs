@@ -17,6 +17,13 @@
 //! `publish` numbers, `subscribe` joins and replays, `asks` answers back ends, `retention` forgets.
 
 mod asks;
+mod beats;
+mod delivering;
+mod following;
+mod joining;
+mod logins;
+mod notices;
+mod numbering;
 mod publish;
 mod recent;
 mod retention;
@@ -24,6 +31,7 @@ mod subscribe;
 
 use std::collections::{HashSet, VecDeque};
 
+use self::following::{Followed, Following};
 use self::recent::Recent;
 use self::retention::Retention;
 use crate::base::{
@@ -53,6 +61,8 @@ pub struct RoomShard {
     epochs: Prng,
     limits: Limits,
     bounds: Bounds,
+    /// In a cluster: what others number.
+    following: Option<Box<Following>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +82,8 @@ struct Room {
     is_gathering: bool,
     /// What the retention remembers of it.
     marks: retention::Marks,
+    /// In a cluster: how its numbering is followed.
+    followed: Option<Box<Followed>>,
 }
 
 impl RoomShard {
@@ -91,6 +103,7 @@ impl RoomShard {
             epochs: Prng::new(seed),
             limits: limits.clone(),
             bounds: Bounds::of(limits),
+            following: None,
         }
     }
 
@@ -109,7 +122,7 @@ impl RoomShard {
                 form,
                 since,
                 identity,
-            } => self.subscribe((conn, identity), room, form, since),
+            } => self.subscribe(now, (conn, identity), room, form, since),
             Job::CatchUp {
                 conn,
                 room,
@@ -140,6 +153,12 @@ impl RoomShard {
                 taken_at,
             } => self.ask((now, taken_at), part, room, *ask),
             Job::ListRooms { part, pattern } => self.list_rooms(part, &pattern),
+            Job::Announce {
+                part,
+                notice,
+                is_kept,
+            } => self.announce(now, part, notice, is_kept),
+            Job::Tell { node, bytes } => self.tell_node(node, bytes),
             Job::Encode { part, payload } => self.encode(now, part, &payload),
         }
     }
@@ -160,6 +179,7 @@ impl RoomShard {
             }
         }
         self.forget_old(now);
+        self.tend(now);
         let bytes = self.retention.used_bytes();
         self.totals.change_history_bytes(self.told_bytes, bytes);
         self.told_bytes = bytes;
@@ -177,7 +197,8 @@ impl RoomShard {
             .gathering
             .front()
             .map(|(since, _)| *since + self.limits.batch_interval);
-        [release, self.retention.next_expiry()]
+        let tending = (self.following.as_ref()).and_then(|following| following.poll_timeout());
+        [release, self.retention.next_expiry(), tending]
             .into_iter()
             .flatten()
             .min()
@@ -211,6 +232,7 @@ impl RoomShard {
             );
             assert!(room.batch.len() <= self.limits.merge_publications_max());
             assert!(room.history.len() <= self.limits.history_publications_max);
+            assert_eq!(room.followed.is_some(), self.following.is_some(), "{name}");
             assert!(room.history.first() <= room.last.next(), "{name}");
             assert!(
                 room.unanswered.is_empty() || !room.batch.is_empty(),
@@ -248,7 +270,8 @@ impl RoomShard {
             }
             let epoch = Epoch::from_number(self.epochs.next_u64());
             let history = History::new(Offset(1), self.retention.complete_since_ms());
-            let room = Box::new(Room::new(epoch, history));
+            let mut room = Box::new(Room::new(epoch, history));
+            room.followed = self.following.is_some().then(Box::default);
             self.rooms.insert(name.clone(), room);
         }
         let room = self.rooms.get_mut(name)?;
@@ -259,6 +282,7 @@ impl RoomShard {
         if !self.rooms.get(name).is_some_and(|room| room.is_idle()) {
             return;
         }
+        self.unfollow(name);
         if let Some(room) = self.rooms.remove(name) {
             // A later room of that name must not say that nothing has been forgotten.
             self.retention.note_removed(&room.history);
@@ -280,6 +304,7 @@ impl Room {
             unanswered: Vec::new(),
             is_gathering: false,
             marks: retention::Marks::default(),
+            followed: None,
         }
     }
 
@@ -300,7 +325,20 @@ impl Room {
     fn is_idle(&self) -> bool {
         self.batch.is_empty()
             && !self.is_gathering
-            && self.history.is_empty()
             && self.members == [0; WireForm::COUNT]
+            && match &self.followed {
+                None => self.history.is_empty(),
+                // Its history is elsewhere, too, and can be read again.
+                Some(followed) => followed.is_idle(),
+            }
+    }
+
+    /// Connections in it, those of other nodes included.
+    fn online(&self) -> usize {
+        let others = self
+            .followed
+            .as_ref()
+            .map_or(0, |followed| followed.others());
+        self.presence.clients_len() + others as usize
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::RoomShard;
-use crate::base::{Compressed, ConnId, Identity, Instant, Now, Position, RoomName};
+use super::numbering::Publisher;
+use crate::base::{CloseReason, Compressed, ConnId, Identity, Instant, Now, Position, RoomName};
 use crate::exchange::{CallPart, Effect, Origin};
 use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCode, Publish};
@@ -25,12 +26,19 @@ impl RoomShard {
             conn: origin,
             payload_bytes,
         };
+        if self.following.is_some() {
+            let publisher = Publisher::Conn(from);
+            self.append(times, publisher, name, identity.cloned(), payload.clone());
+            return;
+        }
         if self
             .number(times, from, name, identity, payload, true)
             .is_none()
         {
+            let reason = CloseReason::ChannelLimit;
+            let origin = from;
             self.effects
-                .push_back(Effect::PublishRefused { origin: from });
+                .push_back(Effect::PublishRefused { origin, reason });
         }
     }
 
@@ -42,6 +50,15 @@ impl RoomShard {
         name: RoomName,
         publish: Publish,
     ) {
+        if self.following.is_some() {
+            let publisher = Publisher::Call {
+                part,
+                is_kept: !publish.skip_history,
+                key: publish.idempotency_key,
+            };
+            self.append(times, publisher, name, None, publish.payload);
+            return;
+        }
         let (now, _) = times;
         let key = publish.idempotency_key;
         let before = key
@@ -73,8 +90,13 @@ impl RoomShard {
         {
             self.totals.count_forgotten_key();
         }
-        match self.rooms.get_mut(&name) {
-            // A repeated call may meet the first one's publication while it is still gathered.
+        self.answer_published(&name, part, position);
+    }
+
+    /// Tells a back end where its publication is, behind the broadcast that it is in: a repeated
+    /// call may meet the first one's publication while it is still gathered.
+    pub(super) fn answer_published(&mut self, name: &RoomName, part: CallPart, position: Position) {
+        match self.rooms.get_mut(name) {
             Some(room) if !room.batch.is_empty() => room.unanswered.push((part, position)),
             _ => self.effects.push_back(published(part, position)),
         }
@@ -91,23 +113,11 @@ impl RoomShard {
         payload: &Payload,
         is_kept: bool,
     ) -> Option<Position> {
-        let (publications_max, bytes_max) = (
-            self.limits.merge_publications_max(),
-            self.limits.merge_bytes_max(),
-        );
-        let now_s = self.retention.seconds(now);
-        let bounds = self.bounds;
-        let gzip_bytes_min = self.limits.gzip_bytes_min;
-        let (room, effects) = self.room_or_new(&name)?;
-        // A merge must fit a queue; what does not fit it any more goes ahead on its own.
-        let is_full = room.batch.len() >= publications_max
-            || room.batch.bytes_len() + payload.bytes().len() > bytes_max;
-        if is_full {
-            room.release(&name, effects);
-        }
-        let starts_to_gather = !std::mem::replace(&mut room.is_gathering, true);
-        room.last = room.last.next();
-        let position = room.position();
+        let (room, _) = self.room_or_new(&name)?;
+        let position = Position {
+            epoch: room.epoch,
+            offset: room.last.next(),
+        };
         let publication = Publication {
             offset: position.offset,
             unix_ms: now.unix_ms,
@@ -116,22 +126,51 @@ impl RoomShard {
             kind: payload.kind(),
             payload: payload.bytes(),
         };
+        self.gather((now, Some(taken_at)), name, &publication, is_kept);
+        Some(position)
+    }
+
+    /// Adds a room's next publication to what the room gathers, and to its history.
+    pub(super) fn gather(
+        &mut self,
+        (now, taken_at): (Now, Option<Instant>),
+        name: RoomName,
+        publication: &Publication<'_>,
+        is_kept: bool,
+    ) {
+        let (publications_max, bytes_max) = (
+            self.limits.merge_publications_max(),
+            self.limits.merge_bytes_max(),
+        );
+        let now_s = self.retention.seconds(now);
+        let bounds = self.bounds;
+        let gzip_bytes_min = self.limits.gzip_bytes_min;
+        let Some(room) = self.rooms.get_mut(&name) else {
+            return;
+        };
+        // A merge must fit a queue; what does not fit it any more goes ahead on its own.
+        let is_full = room.batch.len() >= publications_max
+            || room.batch.bytes_len() + publication.payload.len() > bytes_max;
+        if is_full {
+            room.release(&name, &mut self.effects);
+        }
+        let starts_to_gather = !std::mem::replace(&mut room.is_gathering, true);
+        room.last = publication.offset;
         let members = room.members;
-        room.batch.note_taken(taken_at);
-        let compressed = room
-            .batch
-            .push(&name, &publication, gzip_bytes_min, |form| {
-                members[form.index()] > 0
-            });
+        if let Some(taken_at) = taken_at {
+            room.batch.note_taken(taken_at);
+        }
+        let compressed = room.batch.push(&name, publication, gzip_bytes_min, |form| {
+            members[form.index()] > 0
+        });
         if is_kept || !room.catching_up.is_empty() {
-            room.history.push(&publication, !is_kept, now_s, &bounds);
+            room.history.push(publication, !is_kept, now_s, &bounds);
         }
         self.totals.count_compressed(compressed);
         self.note_kept(&name);
         if starts_to_gather {
             self.gathering.push_back((now.instant, name));
         }
-        Some(position)
     }
 
     /// Encodes a message that belongs to no room, in every form.

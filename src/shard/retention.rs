@@ -179,6 +179,9 @@ impl RoomShard {
     pub(super) fn forget(&mut self, name: &RoomName) {
         if let Some(room) = self.rooms.get_mut(name) {
             room.history.clear();
+            if let Some(followed) = &mut room.followed {
+                followed.note_trimmed();
+            }
             self.count(name);
             self.remove_if_idle(name);
         }
@@ -206,7 +209,7 @@ impl RoomShard {
     }
 
     /// Brings the count of a room's history up to date.
-    fn count(&mut self, name: &RoomName) {
+    pub(super) fn count(&mut self, name: &RoomName) {
         let Some(room) = self.rooms.get_mut(name) else {
             return;
         };

@@ -8,14 +8,32 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::RoomShard;
-use crate::base::{Compressed, ConnId, Identity, Offset, RecoveryOutcome, RoomName, Since};
+use crate::base::{
+    CloseReason, Compressed, ConnId, Identity, Now, Offset, RecoveryOutcome, RoomName, Since,
+};
 use crate::exchange::{Effect, Replay};
 use crate::room::recovery::{Missing, recover};
 use crate::wire::frame::FramesBuilder;
 use crate::wire::raw::{self, WireForm, put_publication};
 
 impl RoomShard {
+    /// Makes a connection a member: now, or when the room is known.
     pub(super) fn subscribe(
+        &mut self,
+        now: Now,
+        who: (ConnId, Option<Arc<Identity>>),
+        name: RoomName,
+        form: WireForm,
+        since: Since,
+    ) {
+        if self.following.is_some() {
+            self.join_when_known(now, who, name, form, since);
+        } else {
+            self.join(who, name, form, since);
+        }
+    }
+
+    pub(super) fn join(
         &mut self,
         (conn, identity): (ConnId, Option<Arc<Identity>>),
         name: RoomName,
@@ -24,7 +42,8 @@ impl RoomShard {
     ) {
         self.release(&name);
         let Some((room, effects)) = self.room_or_new(&name) else {
-            self.effects.push_back(Effect::JoinRefused { conn });
+            let reason = CloseReason::ChannelLimit;
+            self.effects.push_back(Effect::JoinRefused { conn, reason });
             return;
         };
         room.members[form.index()] += 1;
@@ -45,10 +64,10 @@ impl RoomShard {
         }
         let frames = form
             .is_json()
-            .then(|| raw::joined(&name, position, lost, room.presence.clients_len()));
+            .then(|| raw::joined(&name, position, lost, room.online()));
         effects.push_back(Effect::Joined {
             conn,
-            room: name,
+            room: name.clone(),
             form,
             offset: position.offset,
             after: recovery.after,
@@ -56,6 +75,7 @@ impl RoomShard {
             is_incomplete: recovery.missing != Missing::Nothing,
             frames,
         });
+        self.tell_online(&name);
         // Who asks for the newest asks for nothing in particular.
         if matches!(since, Since::Position(_) | Since::Time(_)) {
             self.totals.count_recovery(match recovery.missing {
@@ -120,12 +140,13 @@ impl RoomShard {
         self.totals.count_compressed(compressed);
         self.effects.push_back(Effect::Replayed {
             conn,
-            room: name,
+            room: name.clone(),
             form,
             skipped,
             frames,
             outcome,
         });
+        self.tell_online(&name);
     }
 
     pub(super) fn unsubscribe(&mut self, conn: ConnId, name: &RoomName, form: WireForm) {
@@ -141,6 +162,8 @@ impl RoomShard {
         room.members[form.index()] -= 1;
         room.presence.leave(conn);
         room.catching_up.remove(&conn);
+        self.leave_login(name, conn);
+        self.note_changed(name);
         self.remove_if_idle(name);
     }
 }

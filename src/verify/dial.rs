@@ -1,6 +1,6 @@
 //! Opening connections: a few threads that block, so that no reader has to.
 //!
-//! Owns: the address of the deployment and the threads that connect to it.
+//! Owns: the addresses of the deployment and the threads that connect to them.
 //! Never: reads a publication. A connection is handed on as soon as its handshake has succeeded, set
 //! to non-blocking.
 //!
@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -64,8 +65,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Where to connect.
-#[derive(Clone, Debug)]
+/// Where to connect to one node.
+#[derive(Debug)]
 pub(super) struct Target {
     addresses: Vec<SocketAddr>,
     /// Scheme, host, path and query, up to and with `?` or `&`.
@@ -160,6 +161,8 @@ impl Target {
 pub(super) struct Order {
     /// Whose.
     pub(super) who: usize,
+    /// To which node.
+    pub(super) node: usize,
     /// The query.
     pub(super) parameters: Vec<(&'static str, String)>,
     /// Where to.
@@ -174,17 +177,18 @@ pub(super) struct Answer {
     pub(super) outcome: Result<Socket, Refusal>,
 }
 
-/// Starts the dialers. They end when the last sender of orders is gone.
-pub(super) fn start(target: &Target, orders_max: usize) -> Result<Sender<Order>, Error> {
+/// Starts the dialers to these nodes. They end when the last sender of orders is gone.
+pub(super) fn start(targets: Vec<Target>, orders_max: usize) -> Result<Sender<Order>, Error> {
+    let targets: Arc<[Target]> = targets.into();
     let (sender, receiver) = bounded::<Order>(orders_max);
     for index in 0..DIALERS.min(orders_max) {
-        let target = target.clone();
+        let targets = Arc::clone(&targets);
         let receiver: Receiver<Order> = receiver.clone();
         thread::Builder::new()
             .name(format!("dialer-{index}"))
             .spawn(move || {
                 for order in receiver {
-                    let outcome = target.open(&order.parameters);
+                    let outcome = targets[order.node].open(&order.parameters);
                     // Whoever ordered may have ended meanwhile.
                     let _ = order.answers.try_send(Answer {
                         who: order.who,

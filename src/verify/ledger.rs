@@ -8,7 +8,8 @@
 //! The rules
 //! - A letter that a member has had before is *repeated*, however it is numbered.
 //! - A new letter with a lower offset than one before it in its epoch, or a lower number than one
-//!   before it of its publisher, is *reordered*.
+//!   before it of its publisher, is *reordered*. What was sent on a connection that then broke may come
+//!   behind what the next one sent.
 //! - `skipped` and `joined.lost` name a stretch of offsets that the member was *told* of. A loss of
 //!   unknown size (-1) tells of all up to the next publication.
 //! - At the end, a letter that was sent and neither received nor told, or an offset that was neither,
@@ -87,6 +88,8 @@ pub(super) struct Book {
     /// Of each publisher in the room: the numbers received and the highest of them.
     got: HashMap<u32, (Ranges, u64)>,
     letters: u64,
+    /// Those that came behind a later one of their publisher.
+    behind: Vec<Letter>,
     /// Publications told, where the server knew how many.
     told: u64,
     /// Whether a loss of unknown size was told.
@@ -101,6 +104,7 @@ impl Book {
             eras: Vec::new(),
             got: HashMap::new(),
             letters: 0,
+            behind: Vec::new(),
             told: 0,
             is_blank: false,
         }
@@ -221,9 +225,12 @@ impl Book {
         *highest = letter.number.max(*highest);
         if was_told || !is_agreed || !is_new_offset {
             Entry::Contradicted
-        } else if is_late || is_behind {
+        } else if is_late {
             Entry::Reordered
         } else {
+            if is_behind {
+                self.behind.push(letter);
+            }
             Entry::Delivered
         }
     }
@@ -403,6 +410,8 @@ pub(super) struct Audit {
     pub(super) silent: u64,
     /// Letters received that nobody sent.
     pub(super) foreign: u64,
+    /// Letters that were numbered behind later ones of the same connection.
+    pub(super) reordered: u64,
     /// Some of the silent losses in words.
     pub(super) findings: Vec<String>,
 }
@@ -444,6 +453,18 @@ pub(super) fn audit(
         let home = sent.get(*publisher as usize).map(|sent| sent.room);
         if home != Some(room) {
             audit.foreign += numbers.len();
+        }
+    }
+    for (member, book) in books {
+        for letter in &book.behind {
+            let home = sent.get(letter.publisher as usize);
+            if home.is_none_or(|sent| !sent.doubtful.contains(letter.number)) {
+                audit.reordered += 1;
+                audit.find(format!(
+                    "member {member}: message {} of publisher {} came behind a later one",
+                    letter.number, letter.publisher
+                ));
+            }
         }
     }
     // Made only if something is missing.
@@ -593,7 +614,7 @@ mod tests {
             let audit = self.audit();
             let found = [
                 self.tally.repeated,
-                self.tally.reordered,
+                self.tally.reordered + audit.reordered,
                 self.tally.contradicted + audit.foreign,
                 audit.told,
                 audit.silent,
@@ -722,6 +743,21 @@ mod tests {
         case.assert([0, 0, 0, 0, 0]);
         assert_eq!(case.audit().unacknowledged, 2);
         assert!(case.is_settled());
+    }
+
+    #[test]
+    fn what_broke_on_its_way_may_come_behind_what_was_sent_later() {
+        let mut case = Case::new(4);
+        case.sent.doubtful.insert_all(1, 2);
+        case.receive([(1, 1), (2, 3), (3, 2), (4, 4)]);
+        case.assert([0, 0, 0, 0, 0]);
+        // By offset there is one order for all.
+        case.receive([(3, 5)]);
+        assert_eq!(case.tally.contradicted, 1);
+        let mut case = Case::new(3);
+        case.sent.doubtful.insert_all(2, 2);
+        case.receive([(1, 1), (3, 3), (2, 2)]);
+        case.assert([0, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -17,6 +17,9 @@
 //! A run goes through phases: everybody joins; publishers send while members are cut; publishers
 //! close, each behind its last letter; members drain, uncut, until each has everything or the deadline
 //! has passed, and then a moment longer, because a repetition comes after what it repeats.
+//!
+//! Given the URLs of several nodes, everybody who comes back does so to the next of them: what one node
+//! has told must mean the same on every other.
 
 mod dial;
 mod ledger;
@@ -138,6 +141,8 @@ struct Shared {
     options: Options,
     /// Names this run.
     run: u32,
+    /// How many there are to connect to.
+    nodes: usize,
     started: Instant,
     phase: AtomicU8,
     /// Members and publishers that have joined for the first time.
@@ -168,6 +173,17 @@ impl Shared {
         format!("verify:{:08x}:{room}", self.run)
     }
 
+    /// To which node a member, or a publisher, connects first: those of each room are dealt over all.
+    fn first_node(&self, who: usize) -> usize {
+        let rooms = self.options.rooms as usize;
+        (who / rooms + who % rooms) % self.nodes
+    }
+
+    /// Where one that was connected to `node` goes next.
+    fn next_node(&self, node: usize) -> usize {
+        (node + 1) % self.nodes
+    }
+
     fn now_ns(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -184,14 +200,18 @@ pub fn run(options: &Options) -> Result<Verdict, Error> {
 
 /// As [`run`], writing to `out`.
 pub fn run_to(options: &Options, out: &mut dyn Write) -> Result<Verdict, Error> {
-    let uri = options.check()?;
-    let target = dial::Target::new(&uri, options.token.as_deref())?;
+    let uris = options.check()?;
+    let targets = uris
+        .iter()
+        .map(|uri| dial::Target::new(uri, options.token.as_deref()));
+    let targets: Vec<dial::Target> = targets.collect::<Result<_, _>>()?;
     let connections = options.members as usize + options.publishers as usize;
     // Each connection is an open file. If the limit stays too low, connecting says so.
     let _ = rlimit::increase_nofile_limit(connections as u64 + 256);
     let seed = RandomState::new().hash_one(std::process::id());
     let shared = Arc::new(Shared {
         run: (seed >> 32) as u32,
+        nodes: targets.len(),
         started: Instant::now(),
         phase: AtomicU8::new(Phase::Joining as u8),
         joined: AtomicU64::new(0),
@@ -200,7 +220,7 @@ pub fn run_to(options: &Options, out: &mut dyn Write) -> Result<Verdict, Error> 
         progress: Progress::default(),
         options: options.clone(),
     });
-    let orders = dial::start(&target, connections)?;
+    let orders = dial::start(targets, connections)?;
     let (failure_sender, failures) = bounded(1);
     let mut crew = Crew::default();
     let outcome = crew
@@ -428,12 +448,14 @@ fn settle_account(shared: &Shared, readings: Vec<Reading>, sent: &[Sent]) -> Acc
             told,
             silent,
             foreign,
+            reordered,
             findings,
         } = ledger::audit(room, numbering, &members, sent);
         account.unacknowledged += unacknowledged;
         account.told += told;
         account.silent += silent;
         account.tally.contradicted += foreign;
+        account.tally.reordered += reordered;
         account.findings.extend(findings);
     }
     account.findings.truncate(2 * ledger::FINDINGS_MAX);

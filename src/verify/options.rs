@@ -17,9 +17,10 @@ const MESSAGES_MAX: u64 = 10_000_000;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "roomcast verify", bin_name = "roomcast verify", version)]
 pub struct Options {
-    /// Where to connect: ws://HOST:PORT/ws. What stands in the query is kept.
-    #[arg(long, value_name = "URL")]
-    pub url: String,
+    /// Where to connect: ws://HOST:PORT/ws. What stands in the query is kept. Given once for each node
+    /// of a cluster; members and publishers are dealt over all, and each resumes on the next one.
+    #[arg(long = "url", value_name = "URL", required = true)]
+    pub urls: Vec<String>,
 
     /// Members, spread evenly over the rooms. Each is one connection and one open file, here and
     /// there.
@@ -65,23 +66,13 @@ fn parse_cuts(text: &str) -> Result<f64, String> {
 }
 
 impl Options {
-    /// Checks what one option means for another, and returns the URL in its parts.
-    pub(super) fn check(&self) -> Result<Uri, Error> {
+    /// Checks what one option means for another, and returns the URLs in their parts, at least one.
+    pub(super) fn check(&self) -> Result<Vec<Uri>, Error> {
         let usage = |text: String| Err(Error::Usage(text));
-        let uri: Uri = match self.url.parse() {
-            Ok(uri) => uri,
-            Err(error) => return usage(format!("--url {}: {error}", self.url)),
-        };
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return usage("--url: wss is not supported yet".to_owned()),
-            _ => return usage(format!("--url {}: must begin with ws://", self.url)),
-        }
-        if uri
-            .authority()
-            .is_none_or(|part| part.as_str().contains('@'))
-        {
-            return usage("--url: must name a host and no user".to_owned());
+        let uris: Result<Vec<Uri>, Error> = self.urls.iter().map(|url| parse_url(url)).collect();
+        let uris = uris?;
+        if uris.is_empty() {
+            return usage("--url: needed at least once".to_owned());
         }
         let fewest = self.members.min(self.publishers);
         if self.rooms > fewest {
@@ -96,8 +87,28 @@ impl Options {
                 "--publishers, --rate and --secs make {messages} messages; at most {MESSAGES_MAX}"
             ));
         }
-        Ok(uri)
+        Ok(uris)
     }
+}
+
+fn parse_url(url: &str) -> Result<Uri, Error> {
+    let usage = |text: String| Err(Error::Usage(text));
+    let uri: Uri = match url.parse() {
+        Ok(uri) => uri,
+        Err(error) => return usage(format!("--url {url}: {error}")),
+    };
+    match uri.scheme_str() {
+        Some("ws") => {}
+        Some("wss") => return usage("--url: wss is not supported yet".to_owned()),
+        _ => return usage(format!("--url {url}: must begin with ws://")),
+    }
+    if uri
+        .authority()
+        .is_none_or(|part| part.as_str().contains('@'))
+    {
+        return usage("--url: must name a host and no user".to_owned());
+    }
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -117,6 +128,7 @@ mod tests {
             "--url ws://[::1]:1/ws --rooms 2 --members 2 --publishers 2",
             "--url ws://h/ws --publishers 100 --rate 1000 --secs 100",
             "--url ws://h/ws --size 64 --cuts 0",
+            "--url ws://h/ws --url ws://[::1]:1/ws",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
@@ -125,6 +137,7 @@ mod tests {
             ("--url wss://h/ws", "not supported yet"),
             ("--url http://h/ws", "ws://"),
             ("--url localhost", "ws://"),
+            ("--url ws://h/ws --url h", "ws://"),
             ("--url ws://u:p@h/ws", "no user"),
             ("--url ws://h/ws --rooms 3", "--rooms"),
             ("--url ws://h/ws --members 0", "--members"),

@@ -36,6 +36,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// One publisher.
 struct Desk {
     publisher: usize,
+    /// To which it is, or will be, connected.
+    node: usize,
     link: Link,
     sent: Sent,
     /// The first letter of the present connection.
@@ -81,6 +83,7 @@ impl Publishers {
             .into_iter()
             .map(|publisher| Desk {
                 publisher,
+                node: shared.first_node(publisher),
                 link: Link::Away(shared.started),
                 sent: Sent {
                     room: publisher % shared.options.rooms as usize,
@@ -162,6 +165,7 @@ impl Publishers {
             }
             let order = Order {
                 who: desk.publisher,
+                node: desk.node,
                 parameters: vec![
                     ("room", self.shared.room_name(desk.sent.room)),
                     ("format", "json".to_owned()),
@@ -198,6 +202,9 @@ impl Publishers {
                     let _ = self.failures.try_send(Error::Connect(text));
                 }
                 desk.attempts += 1;
+                if !is_joining {
+                    desk.node = self.shared.next_node(desk.node);
+                }
                 let pause = Duration::from_millis(50) * 2_u32.pow(desk.attempts.min(6));
                 desk.link = Link::Away(Instant::now() + pause.min(RETRY_MAX));
             }
@@ -215,7 +222,7 @@ impl Desk {
         let was_busy = match outcome {
             Ok(count) => count > 0,
             Err(error) => {
-                self.end(&error);
+                self.end(&error, shared);
                 return true;
             }
         };
@@ -227,7 +234,7 @@ impl Desk {
         match outcome {
             Ok(did_send) => was_busy | did_send,
             Err(error) => {
-                self.end(&error);
+                self.end(&error, shared);
                 true
             }
         }
@@ -285,13 +292,14 @@ impl Desk {
     }
 
     /// The connection is over. Only the end of our own closing leaves no doubt.
-    fn end(&mut self, error: &WsError) {
+    fn end(&mut self, error: &WsError, shared: &Shared) {
         let is_ours = matches!(self.link, Link::Closing(_));
         if is_ours && matches!(error, WsError::ConnectionClosed) {
             self.link = Link::Done;
             return;
         }
         self.doubt();
+        self.node = shared.next_node(self.node);
         self.link = if is_ours {
             Link::Done
         } else {

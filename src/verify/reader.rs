@@ -40,6 +40,8 @@ struct Seat {
     /// Index over all members.
     member: usize,
     book: Book,
+    /// To which it is, or will be, connected.
+    node: usize,
     link: Link,
     /// Failed attempts to connect since the last success.
     attempts: u32,
@@ -121,6 +123,7 @@ impl Reader {
             .map(|member| Seat {
                 member,
                 book: Book::new(member % shared.options.rooms as usize),
+                node: shared.first_node(member),
                 link: Link::Away(shared.started),
                 attempts: 0,
                 absence: None,
@@ -206,6 +209,7 @@ impl Reader {
             }
             let order = Order {
                 who: seat.member,
+                node: seat.node,
                 parameters,
                 answers: self.answers.0.clone(),
             };
@@ -233,6 +237,10 @@ impl Reader {
                 let pause = Duration::from_millis(50) * 2_u32.pow(seat.attempts.min(6));
                 let jitter = self.prng.between(Duration::ZERO, pause.min(RETRY_MAX));
                 seat.link = Link::Away(Instant::now() + jitter);
+                // A node that is not there when the test begins is an error of its own.
+                if seat.book.position().is_some() {
+                    seat.node = self.shared.next_node(seat.node);
+                }
                 let (attempts, member) = (seat.attempts, seat.member);
                 self.handle_refusal(refusal, member, attempts);
             }
@@ -289,7 +297,7 @@ impl Reader {
         if let Stop::Gone(reason) = stop {
             *self.out.closes.entry(reason).or_default() += 1;
             match self.seats[place].absence.take() {
-                Some(absence) => self.seats[place].link = Link::Away(Instant::now() + absence),
+                Some(absence) => self.leave(place, Instant::now() + absence),
                 None => self.send_away(place, AWAY_MAX),
             }
         }
@@ -332,15 +340,18 @@ impl Reader {
                 lost,
                 ..
             } => {
-                let counter = match seat.book.position() {
-                    None => &self.shared.joined,
-                    Some(_) => &self.shared.progress.resumes,
-                };
-                counter.fetch_add(1, Relaxed);
+                let known = seat.book.position();
+                let is_new_epoch = known.is_some_and(|(known, _)| *known != *epoch);
                 let is_second = joined_at_ns.replace(now_ns).is_some();
+                if known.is_none() {
+                    self.shared.joined.fetch_add(1, Relaxed);
+                } else if !is_second {
+                    self.shared.progress.resumes.fetch_add(1, Relaxed);
+                }
                 seat.book
                     .handle_joined(&epoch, offset, recovered, lost, tally);
-                if is_second {
+                // On a connection that goes on, it tells of an epoch that begins.
+                if is_second && !is_new_epoch {
                     self.contradict(place, "joined came twice");
                 }
             }
@@ -404,7 +415,14 @@ impl Reader {
     /// Drops the connection without a word.
     fn send_away(&mut self, place: usize, longest: Duration) {
         let pause = self.prng.between(Duration::ZERO, longest);
-        self.seats[place].link = Link::Away(Instant::now() + pause);
+        self.leave(place, Instant::now() + pause);
+    }
+
+    /// The connection is over; the next one is to the next node.
+    fn leave(&mut self, place: usize, until: Instant) {
+        let seat = &mut self.seats[place];
+        seat.link = Link::Away(until);
+        seat.node = self.shared.next_node(seat.node);
     }
 
     /// Cuts come at random: the time between two is exponentially distributed.

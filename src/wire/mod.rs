@@ -8,6 +8,7 @@ pub mod body;
 pub mod forwarded;
 pub mod frame;
 pub mod http;
+pub mod node;
 pub mod raw;
 pub mod upgrade;
 pub mod websocket;

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError, bounded,
+};
 
+use super::broker_ends::BrokerEnds;
 use super::mailbox::{EffectSender, LoopGone};
 use crate::clock;
 use crate::exchange::Job;
@@ -28,17 +31,17 @@ struct Queue {
     /// Jobs that are not sent yet.
     gathered: Vec<Job>,
     batches: Sender<Vec<Job>>,
-    /// Jobs sent and not done.
+    /// Jobs sent and not done; those that wait for the broker are not.
     open: Arc<AtomicUsize>,
 }
 
 impl Pool {
-    /// Starts one thread for each shard.
+    /// Starts one thread for each shard, with what connects it to the broker of a cluster.
     ///
     /// # Errors
     /// When the system cannot make a thread.
     pub(crate) fn start(
-        shards: Vec<RoomShard>,
+        shards: Vec<(RoomShard, Option<BrokerEnds>)>,
         jobs_max: usize,
         effects: &EffectSender,
     ) -> io::Result<Self> {
@@ -47,20 +50,21 @@ impl Pool {
             jobs_max,
             threads: Vec::new(),
         };
-        for (number, shard) in shards.into_iter().enumerate() {
+        for (number, (shard, broker)) in shards.into_iter().enumerate() {
             // No batch is empty, so there are never more of them than jobs.
             let (batches, receiver) = bounded(jobs_max);
             let open = Arc::new(AtomicUsize::new(0));
             let inbox = Inbox {
                 batches: receiver,
                 open: Arc::clone(&open),
+                broker,
             };
             let effects = effects.clone();
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     let alarm = Alarm { effects: &effects };
-                    work(shard, &inbox, &effects);
+                    work(shard, inbox, &effects);
                     std::mem::forget(alarm);
                 })?;
             pool.queues.push(Queue {
@@ -149,11 +153,15 @@ impl Drop for Alarm<'_> {
 struct Inbox {
     batches: Receiver<Vec<Job>>,
     open: Arc<AtomicUsize>,
+    broker: Option<BrokerEnds>,
 }
 
 impl Inbox {
     /// Waits for a batch, or until the shard has something to do. `None` when the loop has gone.
     fn wait_for(&self, shard: &RoomShard) -> Option<Vec<Job>> {
+        if let Some(broker) = &self.broker {
+            return self.wait_for_any(broker, shard);
+        }
         let received = match shard.poll_timeout() {
             None => self.batches.recv().map_err(RecvTimeoutError::from),
             Some(deadline) => {
@@ -168,15 +176,44 @@ impl Inbox {
             Err(RecvTimeoutError::Disconnected) => None,
         }
     }
+
+    /// The same in a cluster, where the broker may have something to say, or room for a question.
+    fn wait_for_any(&self, broker: &BrokerEnds, shard: &RoomShard) -> Option<Vec<Job>> {
+        let mut select = Select::new();
+        select.recv(&self.batches);
+        broker.select(&mut select);
+        match shard.poll_timeout() {
+            None => {
+                select.ready();
+            }
+            Some(deadline) => {
+                let now = clock::read().instant;
+                // Whether something is ready or it is time: both are looked at.
+                let _ = select.ready_timeout(deadline.saturating_duration_since(now));
+            }
+        }
+        match self.batches.try_recv() {
+            Ok(batch) => Some(batch),
+            Err(TryRecvError::Empty) => Some(Vec::new()),
+            Err(TryRecvError::Disconnected) => None,
+        }
+    }
 }
 
-fn work(mut shard: RoomShard, inbox: &Inbox, effects: &EffectSender) {
+fn work(mut shard: RoomShard, mut inbox: Inbox, effects: &EffectSender) {
+    let mut waiting = 0;
     let mut jobs = Vec::new().into_iter();
     loop {
         if jobs.len() == 0 {
             match inbox.wait_for(&shard) {
                 Some(batch) => jobs = batch.into_iter(),
-                None => return,
+                None => {
+                    if let Some(broker) = &mut inbox.broker {
+                        shard.leave_cluster();
+                        broker.pass_requests(&mut shard);
+                    }
+                    return;
+                }
             }
         }
         let now = clock::read();
@@ -194,8 +231,18 @@ fn work(mut shard: RoomShard, inbox: &Inbox, effects: &EffectSender) {
             shard.handle_job(now, job);
             done += 1;
         }
-        inbox.open.fetch_sub(done, Ordering::AcqRel);
+        if let Some(broker) = &inbox.broker {
+            broker.take_events(now, &mut shard);
+        }
         shard.handle_timeout(now);
+        if let Some(broker) = &mut inbox.broker {
+            broker.pass_requests(&mut shard);
+        }
+        // What was taken and waits for the broker keeps its place.
+        let waited = std::mem::replace(&mut waiting, shard.open_jobs());
+        inbox
+            .open
+            .fetch_sub(waited + done - waiting, Ordering::AcqRel);
         while let Some(effect) = shard.poll_effect() {
             if let Err(LoopGone) = effects.send(effect) {
                 return;
@@ -213,6 +260,7 @@ const JOBS_PER_RUN: usize = 256;
 mod tests {
     use std::time::Duration;
 
+    use super::super::bell::Bell;
     use super::super::mailbox::mailbox;
     use super::*;
     use crate::base::{ConnId, Limits, RoomBudget, RoomName, Since};
@@ -226,9 +274,9 @@ mod tests {
         let poll = mio::Poll::new().expect("a poll");
         let waker = mio::Waker::new(poll.registry(), mio::Token(7)).expect("a waker");
         // So few that the worker has to wait for the loop within a batch.
-        let (effects, mailbox) = mailbox(8, Arc::new(waker));
+        let (effects, mailbox) = mailbox(8, &Bell::new(Arc::new(waker)));
         let shard = RoomShard::new(&limits, 1, RoomBudget::new(10), clock::read(), 1);
-        let mut pool = Pool::start(vec![shard], JOBS as usize, &effects).expect("a thread");
+        let mut pool = Pool::start(vec![(shard, None)], JOBS as usize, &effects).expect("a thread");
         let room = RoomName::new("a").expect("a name");
         let mut joined = 0;
         for part in [1, 300, 699] {

@@ -10,6 +10,9 @@
 //! - [`Client`] is a WebSocket on top of a `Wire`; [`Dial`] says how to open one.
 //! - [`Api`] is a back end that makes calls; [`post_request`] is one call as bytes.
 //! - [`Trial`] is the book-keeping around one connection that must end for a known reason.
+//! - [`Redis`] is a `redis-server`, and [`RedisRelay`] a network to it that can fail.
+//! - [`node`] is a daemon in a cluster, [`Load`] a load on it whose books must balance, and [`Probe`] measures
+//!   how long it is out of service.
 //! - [`Witness`] is a healthy publisher and member: `assert_served` proves that a daemon still works.
 //!
 //! Everything that waits gives up after [`DEADLINE`] and says what it had seen until then.
@@ -23,19 +26,23 @@
 mod api;
 mod certificate;
 mod client;
+mod cluster;
 mod daemon;
 mod envelope;
 mod exposition;
 mod frame;
+mod redis;
 mod secret;
 mod trial;
 mod wait;
 mod wire;
 mod witness;
 
+pub(crate) use self::redis::{Passing, Redis, RedisRelay};
 pub(crate) use api::{Api, error_of, history, post_request};
 pub(crate) use certificate::{Certificate, DAY_S, date};
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
+pub(crate) use cluster::{Account, Load, Probe, node, two_nodes, wait_for_each_other};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use envelope::{json_member, next, publication};
 pub(crate) use exposition::Exposition;

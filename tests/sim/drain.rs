@@ -10,7 +10,8 @@ impl World {
     /// one after the other. Balances the books of all, those included that were closed on the way:
     /// each was owed whatever was distributed before its close.
     pub(crate) fn run_and_drain(&mut self, steps: usize) {
-        self.grant_room();
+        let now = self.now();
+        self.node.grant_room(now);
         for _ in 0..steps {
             // All but the last, which may end the node.
             let choice = self.prng.below(99);
@@ -26,34 +27,34 @@ impl World {
     fn drain(&mut self) {
         let span = self.limits.drain_timeout;
         let begun = self.elapsed;
-        let websockets = self.hub.counters().websockets;
+        let websockets = self.node.hub.counters().websockets;
         let mut left_alone = 0;
         self.is_shut_down = true;
         let candidates = self.candidates();
         let now = self.now();
-        self.hub.handle_shutdown(now);
+        self.node.hub.handle_shutdown(now);
         self.assert_paced(begun, websockets, left_alone);
         self.note_drained(candidates);
-        while !self.hub.is_drained() {
-            let before = self.hub.counters().websockets;
+        while !self.node.hub.is_drained() {
+            let before = self.node.hub.counters().websockets;
             for _ in 0..self.prng.below(8) {
                 match self.prng.below(10) {
                     0 => self.connect(),
-                    1 => self.toggle_stall(),
+                    1 => self.node.toggle_stall(&mut self.prng),
                     2 => self.call(),
-                    3 => self.leave(),
-                    _ => self.speak(),
+                    3 => self.node.leave(&mut self.prng),
+                    _ => self.node.speak(&mut self.prng),
                 }
             }
             self.deliver();
             // Those who have left, were slow or were disconnected by a back end.
-            left_alone += before - self.hub.counters().websockets;
+            left_alone += before - self.node.hub.counters().websockets;
             let candidates = self.candidates();
             self.elapsed += Duration::from_millis(self.prng.below(span.as_millis() as u64 / 5 + 2));
             let now = self.now();
-            self.hub.handle_timeout(now, usize::MAX);
-            self.hand_over();
-            self.resume();
+            self.node.hub.handle_timeout(now, usize::MAX);
+            self.node.hand_over();
+            self.node.resume();
             self.check();
             self.assert_paced(begun, websockets, left_alone);
             self.note_drained(candidates);
@@ -63,7 +64,7 @@ impl World {
     /// Of those who are left, as many are open as there is time left, and no more than there were.
     fn assert_paced(&self, begun: Duration, websockets: usize, left_alone: usize) {
         let span = self.limits.drain_timeout.as_secs_f64();
-        let left = self.hub.counters().websockets;
+        let left = self.node.hub.counters().websockets;
         let time_left = span - (self.elapsed - begun).as_secs_f64();
         if time_left <= 0.0 {
             assert_eq!(left, 0, "the time is over");
@@ -88,7 +89,7 @@ impl World {
             .iter()
             .map(|(room, entries)| (room.clone(), entries.len()))
             .collect();
-        let alive = self.clients.iter().enumerate();
+        let alive = self.node.clients.iter().enumerate();
         alive
             .filter(|(_, client)| client.is_alive())
             .map(|(index, _)| (index, lens.clone()))
@@ -99,7 +100,7 @@ impl World {
     fn note_drained(&mut self, candidates: Vec<(usize, BTreeMap<String, usize>)>) {
         self.settle();
         for (index, lens) in candidates {
-            let client = &mut self.clients[index];
+            let client = &mut self.node.clients[index];
             if client.close_code() == Some(3001) && client.drained_at.is_none() {
                 client.drained_at = Some(lens);
                 client.has_ended = true;
@@ -111,27 +112,22 @@ impl World {
     /// Lets all that was said be numbered and queued for everybody, and writes only what must be.
     fn deliver(&mut self) {
         for _ in 0..100_000 {
+            let now = self.now();
             let mut is_moving = false;
-            for index in 0..self.clients.len() {
-                is_moving |= self.read_by_server(index, usize::MAX);
+            for index in 0..self.node.clients.len() {
+                is_moving |= self.node.read_by_server(now, index, usize::MAX);
             }
-            for worker in 0..self.shards.len() {
-                is_moving |= !self.jobs[worker].is_empty();
+            for worker in 0..self.node.shards.len() {
+                is_moving |= !self.node.jobs[worker].is_empty();
                 self.work_by(worker, usize::MAX);
             }
-            while !self.hub.wants_flush()
-                && let Some(effect) = self.effects.pop_front()
-            {
-                is_moving = true;
-                let now = self.now();
-                self.hub.handle_effect(now, effect);
+            is_moving |= self.node.apply(now, usize::MAX);
+            if self.node.hub.wants_flush() {
+                is_moving |= self.node.flush_one(now);
             }
-            if self.hub.wants_flush() {
-                is_moving |= self.flush_one();
-            }
-            self.grant_room();
+            self.node.grant_room(now);
             self.check();
-            let gathers = self.shards.iter().any(|shard| {
+            let gathers = self.node.shards.iter().any(|shard| {
                 let soon = self.now().instant + Duration::from_secs(1);
                 shard.poll_timeout().is_some_and(|deadline| deadline < soon)
             });

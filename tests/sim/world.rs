@@ -6,21 +6,18 @@
 //! invariants are asserted, and at the end every member's ledger is balanced against the log of
 //! what the shards numbered.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use roomcast::base::{
-    CloseReason, ConnId, Delivery, DuplicateLogin, Glob, Instant, Limits, Now, Prng, RoomBudget,
-    RoomName,
+    ConnId, Delivery, DuplicateLogin, Glob, Instant, Limits, Now, Prng, RoomBudget, RoomName,
 };
-use roomcast::exchange::{Effect, Job};
-use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
+use roomcast::exchange::Job;
 use roomcast::shard::RoomShard;
 
 use super::backend::Backend;
 use super::client::{Client, Plan, Seen, Stage};
+use super::node::Node;
 
 #[path = "drain.rs"]
 mod drain;
@@ -31,11 +28,7 @@ pub(super) struct World {
     start: Instant,
     elapsed: Duration,
     limits: Limits,
-    hub: Hub<usize>,
-    shards: Vec<RoomShard>,
-    jobs: Vec<VecDeque<Job>>,
-    effects: VecDeque<Effect>,
-    clients: Vec<Client>,
+    node: Node,
     /// What was published to each room, in the order in which it was numbered.
     log: BTreeMap<String, Vec<Entry>>,
     is_traced: bool,
@@ -43,7 +36,6 @@ pub(super) struct World {
     is_shut_down: bool,
     /// WebSockets at the last look at a node that ends.
     websockets: usize,
-    peers: u16,
 }
 
 /// A publication in the log.
@@ -90,13 +82,7 @@ impl World {
         let workers = one_of(&mut prng, &[1, 2, 3]);
         let start = Instant::ORIGIN;
         let budget = RoomBudget::new(1000);
-        let hub = Hub::new(
-            limits.clone(),
-            Gate::default(),
-            workers,
-            start,
-            prng.next_u64(),
-        );
+        let hub_seed = prng.next_u64();
         let shards = (0..workers)
             .map(|_| {
                 let now = Now {
@@ -106,29 +92,26 @@ impl World {
                 RoomShard::new(&limits, workers, budget.clone(), now, prng.next_u64())
             })
             .collect();
+        let node = Node::new(String::new(), &limits, start, shards, hub_seed);
         Self {
             seed,
             prng,
             start,
             elapsed: Duration::ZERO,
             limits,
-            hub,
-            shards,
-            jobs: (0..workers).map(|_| VecDeque::new()).collect(),
-            effects: VecDeque::new(),
-            clients: Vec::new(),
+            node,
             log: BTreeMap::new(),
             is_traced,
             backend: Backend::default(),
             is_shut_down: false,
             websockets: usize::MAX,
-            peers: 0,
         }
     }
 
     /// Runs `steps` steps, then lets everything come to rest and balances the books.
     pub(super) fn run(&mut self, steps: usize) {
-        self.grant_room();
+        let now = self.now();
+        self.node.grant_room(now);
         for step in 0..steps {
             let choice = self.prng.below(100);
             if self.is_traced {
@@ -155,30 +138,33 @@ impl World {
     fn step(&mut self, choice: u64) {
         match choice {
             0..6 => self.connect(),
-            6..21 => self.speak(),
+            6..21 => self.node.speak(&mut self.prng),
             21..24 => self.call(),
-            24..27 => self.leave(),
+            24..27 => self.node.leave(&mut self.prng),
             27 => self.misbehave(),
-            28..31 => self.toggle_stall(),
-            31..50 => self.receive(),
+            28..31 => self.node.toggle_stall(&mut self.prng),
+            31..50 => {
+                let now = self.now();
+                self.node.receive(now, &mut self.prng);
+            }
             50..60 => self.work(),
             60..74 => self.apply(),
             74..88 => self.flush(),
-            88..97 => self.listen(),
+            88..97 => self.node.listen(&mut self.prng),
             97..99 => self.pass_time(),
             _ => {
                 if self.prng.below(40) == 0 && !self.is_shut_down {
                     self.is_shut_down = true;
                     let now = self.now();
-                    self.hub.handle_shutdown(now);
+                    self.node.hub.handle_shutdown(now);
                 }
             }
         }
     }
 
     fn check(&mut self) {
-        self.reap();
-        while let Some((number, reply)) = self.hub.poll_answer() {
+        self.node.reap();
+        while let Some((number, reply)) = self.node.hub.poll_answer() {
             let keeps_history = self.limits.history_publications_max > 0;
             let log = &self.log;
             let place = |room: &RoomName, payload: &[u8]| {
@@ -189,28 +175,19 @@ impl World {
             self.backend
                 .is_answered(number, &reply, keeps_history, place);
         }
-        self.hub.check_invariants();
-        for shard in &self.shards {
-            shard.check_invariants();
-        }
-        for (worker, jobs) in self.jobs.iter().enumerate() {
-            assert!(
-                jobs.len() <= self.limits.jobs_max,
-                "worker {worker} has too many jobs"
-            );
-        }
-        if self.hub.is_draining() {
-            let websockets = self.hub.counters().websockets;
+        self.node.check_invariants();
+        if self.node.hub.is_draining() {
+            let websockets = self.node.hub.counters().websockets;
             assert!(
                 websockets <= self.websockets,
                 "a WebSocket was opened by a node that ends"
             );
             self.websockets = websockets;
         }
-        let timer = self.hub.poll_timeout();
+        let timer = self.node.hub.poll_timeout();
         assert!(
             timer.is_some()
-                || self.hub.counters().websockets == 0
+                || self.node.hub.counters().websockets == 0
                 || self.limits.ping_interval.is_none()
         );
     }
@@ -243,20 +220,15 @@ impl World {
         {
             plan = self.plan_to_resume(index).unwrap_or(plan);
         }
-        self.peers += 1;
-        let peer = SocketAddr::from(([127, 0, 0, 1], self.peers));
-        let index = self.clients.len();
         let now = self.now();
-        if let Ok(id) = self.hub.handle_accept(now, false, peer, index) {
-            let mut client = Client::new(id, peer, plan, &mut self.prng);
-            client.is_late = self.is_shut_down;
-            self.clients.push(client);
+        if let Some(index) = self.node.connect(now, plan, &mut self.prng) {
+            self.node.clients[index].is_late = self.is_shut_down;
         }
     }
 
     /// What a json client does that comes back: the same rooms, after what it has seen of each.
     fn plan_to_resume(&self, index: usize) -> Option<Plan> {
-        let client = &self.clients[index];
+        let client = &self.node.clients[index];
         if !client.plan.json || client.plan.is_echo_endpoint || client.is_alive() {
             return None;
         }
@@ -281,67 +253,22 @@ impl World {
     }
 
     fn pick(&mut self) -> Option<usize> {
-        if self.clients.is_empty() {
-            return None;
-        }
-        Some(self.prng.below(self.clients.len() as u64) as usize)
-    }
-
-    fn speak(&mut self) {
-        let Some(index) = self.pick() else { return };
-        let prng = &mut self.prng;
-        let client = &mut self.clients[index];
-        if !client.is_sending() || client.stage == Stage::Refused {
-            return;
-        }
-        for _ in 0..1 + prng.below(6) {
-            let key = (prng.next_u64() as u32).to_be_bytes();
-            if prng.below(8) == 0 {
-                client.send_frame(0x89, b"ping", key);
-            }
-            let length_max = if prng.below(10) == 0 { 2000 } else { 40 };
-            let filler = "x".repeat(prng.below(length_max) as usize);
-            let text = format!("{index}/{}/{filler}", client.sent.len());
-            let opcode = if prng.below(4) == 0 { 2 } else { 1 };
-            if prng.below(6) == 0 {
-                let (head, tail) = text.as_bytes().split_at(text.len() / 2);
-                client.send_frame(opcode, head, key);
-                client.send_frame(0x89, b"", key);
-                client.send_frame(0x80, tail, key);
-            } else {
-                client.send_frame(0x80 | opcode, text.as_bytes(), key);
-            }
-            client.sent.push(text);
-        }
+        self.node.pick(&mut self.prng)
     }
 
     /// A back end calls.
     fn call(&mut self) {
-        if self.hub.may_take_call() {
+        if self.node.hub.may_take_call() {
             let (number, call) = self.backend.call(&mut self.prng);
             let now = self.now();
-            self.hub.handle_call(now, number, call);
-            self.hand_over();
-        }
-    }
-
-    fn leave(&mut self) {
-        let Some(index) = self.pick() else { return };
-        let client = &mut self.clients[index];
-        match self.prng.below(3) {
-            0 if client.is_sending() => {
-                client.send_frame(0x88, &1000u16.to_be_bytes(), [9, 8, 7, 6]);
-                client.has_sent_close = true;
-            }
-            1 => client.has_ended = true,
-            2 => client.is_reset = true,
-            _ => {}
+            self.node.hub.handle_call(now, number, call);
+            self.node.hand_over();
         }
     }
 
     fn misbehave(&mut self) {
         let Some(index) = self.pick() else { return };
-        let client = &mut self.clients[index];
+        let client = &mut self.node.clients[index];
         if client.is_sending() && self.prng.below(3) == 0 {
             client.is_abusive = true;
             let bytes: &[u8] = match self.prng.below(4) {
@@ -354,241 +281,62 @@ impl World {
         }
     }
 
-    fn toggle_stall(&mut self) {
-        if let Some(index) = self.pick() {
-            self.clients[index].is_stalled ^= true;
-        }
-    }
-
-    fn listen(&mut self) {
-        let Some(index) = self.pick() else { return };
-        if self.clients[index].is_stalled {
-            return;
-        }
-        let len = 1 + self.prng.below(3000) as usize;
-        self.read_by_client(index, len);
-    }
-
-    fn read_by_client(&mut self, index: usize, len: usize) {
-        let client = &mut self.clients[index];
-        if client.is_reset {
-            return;
-        }
-        if client.read(len) && client.awaits_room {
-            client.awaits_room = false;
-            self.hub.handle_writable(client.id);
-        }
-    }
-
     // What the shells do.
 
-    fn receive(&mut self) {
-        for _ in 0..3 {
-            if let Some(index) = self.pick() {
-                let len = 1 + self.prng.below(2000) as usize;
-                self.read_by_server(index, len);
-            }
-        }
-    }
-
-    /// Returns whether anything happened.
-    fn read_by_server(&mut self, index: usize, len: usize) -> bool {
-        let now = self.now();
-        let client = &mut self.clients[index];
-        if client.is_gone || client.is_paused {
-            return false;
-        }
-        if client.is_reset {
-            self.hub.handle_eof(client.id, CloseReason::Reset);
-            return true;
-        }
-        let len = len.min(client.upstream.len());
-        if len == 0 {
-            if client.has_ended && !client.is_paused {
-                // The shell sees the end of a stream once.
-                client.is_paused = true;
-                self.hub.handle_eof(client.id, CloseReason::Gone);
-                return true;
-            }
-            return false;
-        }
-        let bytes: Vec<u8> = client.upstream.drain(..len).collect();
-        match self.hub.handle_bytes(now, client.id, &bytes) {
-            Reading::Continue => {}
-            Reading::Paused | Reading::Over => client.is_paused = true,
-        }
-        self.hand_over();
-        true
-    }
-
-    fn hand_over(&mut self) {
-        while let Some((worker, job)) = self.hub.poll_job() {
-            self.jobs[worker].push_back(job);
-        }
-    }
-
-    fn grant_room(&mut self) {
-        let now = self.now();
-        for worker in 0..self.jobs.len() {
-            let room = self.limits.jobs_max - self.jobs[worker].len();
-            self.hub.handle_room(now, worker, room);
-        }
-        self.hand_over();
-        self.resume();
-    }
-
-    fn resume(&mut self) {
-        while let Some(id) = self.hub.poll_resumed() {
-            if let Some(index) = self.hub.socket_mut(id).copied() {
-                self.clients[index].is_paused = false;
-            }
-        }
-    }
-
     fn work(&mut self) {
-        let worker = self.prng.below(self.jobs.len() as u64) as usize;
+        let worker = self.prng.below(self.node.jobs.len() as u64) as usize;
         let count = 1 + self.prng.below(20) as usize;
         self.work_by(worker, count);
     }
 
     fn work_by(&mut self, worker: usize, count: usize) {
         let now = self.now();
-        for _ in 0..count {
-            let Some(job) = self.jobs[worker].pop_front() else {
-                break;
-            };
-            match &job {
-                Job::Publish {
-                    origin,
-                    room,
-                    payload,
-                    ..
-                } => {
-                    let entry = Entry {
-                        payload: payload.bytes().to_vec(),
-                        origin: *origin,
-                        is_passing: false,
-                    };
-                    self.log
-                        .entry(room.as_str().to_owned())
-                        .or_default()
-                        .push(entry);
-                }
-                Job::Ask { room, ask, .. } => {
-                    let numbered = self.backend.is_worked_on(room, ask, self.elapsed);
-                    if let Some((payload, is_passing)) = numbered {
-                        let entry = Entry {
-                            payload,
-                            origin: ConnId::NONE,
-                            is_passing,
-                        };
-                        let name = room.as_str().to_owned();
-                        self.log.entry(name).or_default().push(entry);
-                    }
-                }
-                Job::Subscribe { conn, room, .. } => {
-                    let at = self.log.get(room.as_str()).map_or(0, Vec::len);
-                    if let Some(client) = self.clients.iter_mut().find(|client| client.id == *conn)
-                    {
-                        client.joined_at.push((room.as_str().to_owned(), at));
-                    }
-                }
-                _ => {}
+        let elapsed = self.elapsed;
+        let Self {
+            node, log, backend, ..
+        } = self;
+        let entry = |payload, origin, is_passing| Entry {
+            payload,
+            origin,
+            is_passing,
+        };
+        node.work_by(now, worker, count, |job, clients| match job {
+            Job::Publish {
+                origin,
+                room,
+                payload,
+                ..
+            } => {
+                let entry = entry(payload.bytes().to_vec(), *origin, false);
+                log.entry(room.to_string()).or_default().push(entry);
             }
-            self.shards[worker].handle_job(now, job);
-        }
-        self.shards[worker].handle_timeout(now);
-        while let Some(effect) = self.shards[worker].poll_effect() {
-            self.effects.push_back(effect);
-        }
+            Job::Ask { room, ask, .. } => {
+                if let Some((payload, is_passing)) = backend.is_worked_on(room, ask, elapsed) {
+                    let entry = entry(payload, ConnId::NONE, is_passing);
+                    log.entry(room.to_string()).or_default().push(entry);
+                }
+            }
+            Job::Subscribe { conn, room, .. } => {
+                let at = log.get(room.as_str()).map_or(0, Vec::len);
+                if let Some(client) = clients.iter_mut().find(|client| client.id == *conn) {
+                    client.joined_at.push((room.as_str().to_owned(), at));
+                }
+            }
+            _ => {}
+        });
     }
 
     fn apply(&mut self) {
-        let count = 1 + self.prng.below(10);
+        let count = 1 + self.prng.below(10) as usize;
         let now = self.now();
-        for _ in 0..count {
-            if self.hub.wants_flush() {
-                break;
-            }
-            let Some(effect) = self.effects.pop_front() else {
-                break;
-            };
-            self.hub.handle_effect(now, effect);
-        }
-        self.grant_room();
+        self.node.apply(now, count);
+        self.node.grant_room(now);
     }
 
     fn flush(&mut self) {
-        for _ in 0..1 + self.prng.below(8) {
-            if !self.flush_one() {
-                break;
-            }
-        }
-        self.hand_over();
-        self.resume();
-    }
-
-    fn flush_all(&mut self) {
-        while self.flush_one() {}
-        self.hand_over();
-        self.resume();
-    }
-
-    /// Writes to one socket, as much as its kernel buffer takes and sometimes less.
-    fn flush_one(&mut self) -> bool {
+        let count = 1 + self.prng.below(8) as usize;
         let now = self.now();
-        let Some((id, index, queue)) = self.hub.poll_flush() else {
-            return false;
-        };
-        let client = &mut self.clients[*index];
-        let mut slices = [IoSlice::new(&[]); 8];
-        let filled = queue.fill(&mut slices);
-        let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
-        assert!(offered > 0, "{id}: asked to write nothing");
-        if let Some(piece) = queue.lone_piece() {
-            assert!(
-                filled == 1 && *slices[0] == *piece,
-                "{id}: two views of one queue differ"
-            );
-        }
-        assert!(
-            !client.server_has_ended,
-            "{id}: a write after the end of the stream"
-        );
-        let written = if client.is_reset {
-            Written::Failed
-        } else {
-            let room = client.downstream_max - client.downstream.len();
-            let bytes = offered.min(room);
-            let taken: Vec<u8> = slices[..filled]
-                .iter()
-                .flat_map(|slice| slice.iter().copied())
-                .take(bytes)
-                .collect();
-            client.downstream.extend(taken);
-            queue.advance(bytes);
-            client.awaits_room |= bytes < offered;
-            client.was_refused |= bytes < offered;
-            Written::Bytes {
-                bytes,
-                is_blocked: bytes < offered,
-            }
-        };
-        let client_index = *index;
-        if self.hub.handle_written(now, id, written) == SocketAction::ShutDownWrite {
-            self.clients[client_index].server_has_ended = true;
-        }
-        true
-    }
-
-    fn reap(&mut self) {
-        while let Some((index, farewell)) = self.hub.poll_closed() {
-            let client = &mut self.clients[index];
-            assert_eq!((client.id, client.peer), (farewell.id, farewell.peer));
-            assert!(!client.is_gone, "{}: reaped twice", client.id);
-            client.is_gone = true;
-        }
-        self.hand_over();
+        self.node.flush(now, count);
     }
 
     fn pass_time(&mut self) {
@@ -600,19 +348,19 @@ impl World {
         self.elapsed += elapsed;
         let now = self.now();
         let budget = 1 + self.prng.below(50) as usize;
-        self.hub.handle_timeout(now, budget);
-        self.hand_over();
-        self.resume();
+        self.node.hub.handle_timeout(now, budget);
+        self.node.hand_over();
+        self.node.resume();
         self.look();
     }
 
     /// An operator looks at the queues.
     fn look(&mut self) {
-        self.hub.handle_flushed(self.now().instant);
-        self.hub.sample_queues();
-        let counters = self.hub.counters();
+        self.node.hub.handle_flushed(self.now().instant);
+        self.node.hub.sample_queues();
+        let counters = self.node.hub.counters();
         assert!(counters.backlogged <= counters.websockets as u64);
-        let shown = self.hub.figures(self.now()).queues.len();
+        let shown = self.node.hub.figures(self.now()).queues.len();
         assert_eq!(shown as u64, counters.backlogged.min(20));
     }
 
@@ -620,38 +368,32 @@ impl World {
 
     /// Lets everybody read and everything be done, without a new word from anyone.
     fn settle(&mut self) {
-        for client in &mut self.clients {
+        for client in &mut self.node.clients {
             client.is_stalled = false;
         }
         for _ in 0..100_000 {
+            let now = self.now();
             let mut is_moving = false;
-            for index in 0..self.clients.len() {
-                is_moving |= self.read_by_server(index, usize::MAX);
-                let before = self.clients[index].downstream.len();
-                self.read_by_client(index, usize::MAX);
-                is_moving |= before != self.clients[index].downstream.len();
+            for index in 0..self.node.clients.len() {
+                is_moving |= self.node.read_by_server(now, index, usize::MAX);
+                let before = self.node.clients[index].downstream.len();
+                self.node.read_by_client(index, usize::MAX);
+                is_moving |= before != self.node.clients[index].downstream.len();
             }
-            for worker in 0..self.shards.len() {
-                is_moving |= !self.jobs[worker].is_empty();
+            for worker in 0..self.node.shards.len() {
+                is_moving |= !self.node.jobs[worker].is_empty();
                 self.work_by(worker, usize::MAX);
             }
-            while !self.hub.wants_flush()
-                && let Some(effect) = self.effects.pop_front()
-            {
-                is_moving = true;
-                let now = self.now();
-                self.hub.handle_effect(now, effect);
-            }
-            self.grant_room();
-            is_moving |= self.flush_one();
-            self.flush_all();
+            is_moving |= self.node.apply(now, usize::MAX);
+            self.node.grant_room(now);
+            is_moving |= self.node.flush_one(now);
+            self.node.flush_all(now);
             self.check();
-            let now = self.now().instant;
             let gathers = |shard: &RoomShard| {
-                let soon = now + Duration::from_secs(1);
+                let soon = now.instant + Duration::from_secs(1);
                 shard.poll_timeout().is_some_and(|deadline| deadline < soon)
             };
-            if !is_moving && !self.shards.iter().any(gathers) {
+            if !is_moving && !self.node.shards.iter().any(gathers) {
                 return;
             }
             self.elapsed += Duration::from_millis(5);
@@ -662,7 +404,7 @@ impl World {
     /// Every member has what it is owed.
     fn balance(&self) {
         self.backend.balance();
-        for (index, client) in self.clients.iter().enumerate() {
+        for (index, client) in self.node.clients.iter().enumerate() {
             self.balance_sent(index, client);
             if client.close_code() == Some(3008) {
                 assert!(
@@ -693,7 +435,7 @@ impl World {
         if client.plan.is_echo_endpoint {
             return;
         }
-        let prefix = format!("{index}/");
+        let prefix = self.node.prefix_of(index);
         let numbered: Vec<&[u8]> = self
             .log
             .values()
@@ -910,7 +652,7 @@ impl World {
 
     /// Everybody leaves; nothing may stay behind.
     fn end(&mut self) {
-        for client in &mut self.clients {
+        for client in &mut self.node.clients {
             client.has_ended = true;
         }
         self.settle();
@@ -918,24 +660,28 @@ impl World {
         for _ in 0..40 {
             self.elapsed += Duration::from_secs(5);
             let now = self.now();
-            self.hub.handle_timeout(now, usize::MAX);
+            self.node.hub.handle_timeout(now, usize::MAX);
             self.settle();
         }
         if self.is_shut_down {
             let now = self.now();
-            assert!(self.hub.is_drained(), "WebSockets stay behind");
-            self.hub.handle_end(now);
-            self.reap();
+            assert!(self.node.hub.is_drained(), "WebSockets stay behind");
+            self.node.hub.handle_end(now);
+            self.node.reap();
         }
         // What is kept of rooms is forgotten in time.
         self.elapsed += Duration::from_secs(3700);
         self.settle();
-        assert_eq!(self.hub.connections_len(), 0, "connections stay behind");
-        let counters = self.hub.counters();
+        assert_eq!(
+            self.node.hub.connections_len(),
+            0,
+            "connections stay behind"
+        );
+        let counters = self.node.hub.counters();
         assert_eq!((counters.members, counters.rooms), (0, 0));
         let closes: u64 = counters.closes.iter().sum();
         assert_eq!(closes, counters.accepted, "every connection has one reason");
-        for shard in &self.shards {
+        for shard in &self.node.shards {
             assert_eq!(shard.rooms_len(), 0, "rooms stay behind");
         }
     }

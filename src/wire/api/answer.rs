@@ -4,12 +4,14 @@
 //! numbers into doubles, as JavaScript does, see offsets exactly up to 2^53.
 //! Never: leaves out or sorts anything; rows come in the order they are given.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ApiCode, ApiMethod, PAGE_BYTES_MAX};
-use crate::base::{ConnId, Identity, Position, RoomName, UserId};
+use crate::base::{Identity, Position, RoomName, UserId};
 use crate::wire::frame::PayloadKind;
 use crate::wire::raw::Publication;
 
@@ -47,7 +49,7 @@ pub enum ApiResult {
     /// Connections.
     Connections(Page),
     /// Nodes.
-    Info(Vec<NodeRow>),
+    Info(Page),
 }
 
 /// Items of a list or a map in an answer, written as they are pushed: whoever owns what they are
@@ -83,12 +85,11 @@ impl Page {
     }
 
     /// Appends a client that is in a room.
-    pub fn push_client(&mut self, client: ConnId, identity: Option<&Identity>) {
-        let client = client.to_string();
+    pub fn push_client(&mut self, client: &str, identity: Option<&Identity>) {
         let out = self.next();
-        put(out, &client);
+        put(out, client);
         out.push(b':');
-        put_client(out, identity, &client);
+        put_client(out, identity, client);
     }
 
     /// Appends a room with its number of clients.
@@ -104,6 +105,44 @@ impl Page {
     /// Appends a connection.
     pub fn push_connection(&mut self, row: &ConnectionRow) {
         put_connection(self.next(), row);
+    }
+
+    /// Appends a node.
+    pub fn push_node(&mut self, row: &NodeRow) {
+        put_node(self.next(), row);
+    }
+
+    /// Adds up rooms of this page with those of another; both are pages of rooms.
+    pub fn add_channels(&mut self, other: &Self) {
+        let rooms = |page: &Self| {
+            let text = [b"{", &page.json[..], b"}"].concat();
+            serde_json::from_slice::<BTreeMap<String, ChannelRow>>(&text).unwrap_or_default()
+        };
+        let mut sum = rooms(self);
+        for (name, row) in rooms(other) {
+            sum.entry(name).or_default().num_clients += row.num_clients;
+        }
+        let mut page = Self::default();
+        for (name, row) in sum {
+            let out = page.next();
+            put(out, &name);
+            out.push(b':');
+            put(out, &row);
+        }
+        *self = page;
+    }
+
+    /// The items as JSON, without the brackets.
+    #[must_use]
+    pub fn items(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// A page of `len` items that another node has written; `None` if they are no text.
+    #[must_use]
+    pub fn of_items(json: Vec<u8>, len: usize) -> Option<Self> {
+        let is_text = std::str::from_utf8(&json).is_ok() && json.is_empty() == (len == 0);
+        is_text.then_some(Self { json, len })
     }
 
     /// Appends the items of another page.
@@ -147,6 +186,12 @@ impl Page {
         self.len += 1;
         &mut self.json
     }
+}
+
+/// A room in a list.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ChannelRow {
+    num_clients: u64,
 }
 
 /// A connection.
@@ -205,6 +250,7 @@ impl ApiResult {
             Self::Presence(page)
             | Self::Channels(page)
             | Self::Connections(page)
+            | Self::Info(page)
             | Self::History {
                 publications: page, ..
             } => page.bytes_len(),
@@ -277,7 +323,7 @@ fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
         }
         ApiResult::Channels(rooms) => put_page(object.key("channels"), b"{}", rooms),
         ApiResult::Connections(rows) => put_page(object.key("connections"), b"[]", rows),
-        ApiResult::Info(rows) => put_list(object.key("nodes"), rows, put_node),
+        ApiResult::Info(rows) => put_page(object.key("nodes"), b"[]", rows),
     }
     object.close();
 }
@@ -415,6 +461,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::base::ConnId;
     use crate::base::{Epoch, Offset};
 
     fn check(reply: &ApiReply, expected: &str) {
@@ -484,7 +531,7 @@ mod tests {
             r#"{"result":{"connections":[]}}"#,
         );
         check(
-            &Ok(ApiResult::Info(Vec::new())),
+            &Ok(ApiResult::Info(Page::default())),
             r#"{"result":{"nodes":[]}}"#,
         );
     }
@@ -503,8 +550,8 @@ mod tests {
             slot,
             generation: 1,
         };
-        clients.push_client(client(5), al.as_deref());
-        clients.push_client(client(6), None);
+        clients.push_client(&client(5).to_string(), al.as_deref());
+        clients.push_client(&client(6).to_string(), None);
         check(
             &Ok(ApiResult::Presence(clients)),
             r#"{"result":{"presence":{"5.1":{"user":"a\"l","client":"5.1","conn_info":{"z":1.10}},"6.1":{"user":"","client":"6.1"}}}}"#,
@@ -560,19 +607,21 @@ mod tests {
             &Ok(ApiResult::Connections(connections)),
             r##"{"result":{"connections":[{"id":"5.1","peer":"127.0.0.1:5555","user":"","rooms":["a","#b"],"age_ms":12,"queued":1,"queued_bytes":20,"sent":3,"skipped":4}]}}"##,
         );
+        let mut nodes = Page::default();
+        nodes.push_node(&NodeRow {
+            uid: "u".into(),
+            name: "n".into(),
+            version: "0.1.0".into(),
+            clients: 1,
+            users: 2,
+            channels: 3,
+            subscriptions: 4,
+            uptime_secs: 5,
+            cpu_percent: 1.5,
+            rss_bytes: 6,
+        });
         check(
-            &Ok(ApiResult::Info(vec![NodeRow {
-                uid: "u".into(),
-                name: "n".into(),
-                version: "0.1.0".into(),
-                clients: 1,
-                users: 2,
-                channels: 3,
-                subscriptions: 4,
-                uptime_secs: 5,
-                cpu_percent: 1.5,
-                rss_bytes: 6,
-            }])),
+            &Ok(ApiResult::Info(nodes)),
             r#"{"result":{"nodes":[{"uid":"u","name":"n","version":"0.1.0","num_clients":1,"num_users":2,"num_channels":3,"num_subs":4,"uptime":5,"process":{"cpu":1.5,"rss":6}}]}}"#,
         );
     }

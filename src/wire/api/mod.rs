@@ -20,6 +20,7 @@
 
 pub mod answer;
 mod json;
+pub mod relay;
 mod request;
 
 use std::fmt;
@@ -31,7 +32,7 @@ pub use request::{
 };
 
 use super::frame::Payload;
-use crate::base::{ConnId, Glob, Offset, RoomName, UserId};
+use crate::base::{ConnId, Glob, NodeId, Offset, RoomName, UserId};
 
 /// Most bytes of items in one answer, apart from the last item. A list of publications or
 /// connections ends there; other lists would be wrong if they did, and get code 106.
@@ -352,9 +353,46 @@ pub fn conn_id(client: &str) -> Option<ConnId> {
     (id != ConnId::NONE && id.to_string() == client).then_some(id)
 }
 
+/// What a connection of this node is called; in a cluster, the name of the node comes first.
+#[must_use]
+pub fn client_name(node: Option<NodeId>, conn: ConnId) -> String {
+    match node {
+        None => conn.to_string(),
+        Some(node) => format!("{node}.{conn}"),
+    }
+}
+
+/// The connection of this node that has this name; `None` for any other text.
+#[must_use]
+pub fn client_here(node: Option<NodeId>, name: &str) -> Option<ConnId> {
+    let Some(node) = node else {
+        return conn_id(name);
+    };
+    let (first, rest) = name.split_once('.')?;
+    (NodeId::parse(first) == Some(node))
+        .then(|| conn_id(rest))
+        .flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_of_another_node_is_nobody_here() {
+        let conn = ConnId {
+            slot: 5,
+            generation: 1,
+        };
+        let [here, there] = [1, 2].map(NodeId);
+        let name = client_name(Some(here), conn);
+        assert_eq!(name, "0000000000000001.5.1");
+        assert_eq!(client_here(Some(here), &name), Some(conn));
+        for (node, name) in [(Some(there), &*name), (None, &name), (Some(here), "5.1")] {
+            assert_eq!(client_here(node, name), None, "{name}");
+        }
+        assert_eq!(client_here(None, &client_name(None, conn)), Some(conn));
+    }
 
     #[test]
     fn methods_and_codes_are_distinct() {

@@ -1,0 +1,389 @@
+//! The thread that hears what happens in the rooms that are followed.
+//!
+//! Owns: the connection for the feed, and which rooms are followed on behalf of which shard.
+//! Never: reads on after a pause that was too long. The library would take the next answer for one
+//! that came late and pass over it, so a connection that was silent is lost.
+//!
+//! A subscription is read as it comes: what Redis says of a room before its subscription is confirmed,
+//! the latest one, is not told. Wishes are looked at whenever something was read; a message on the
+//! node's own channel sees to that.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use redis::{Connection, Value};
+
+use super::backoff::Backoff;
+use super::dial::{Dialer, Run, push_parts};
+use super::figures::Figures;
+use super::outputs::Outputs;
+use super::question::shared_of;
+use super::repeats::{About, Warnings};
+use super::reply::number;
+use crate::base::{Epoch, Offset, Position, RoomName};
+use crate::clock;
+use crate::cluster::{Event, NodeId};
+use crate::wire::node::EnvelopeError;
+
+/// What a shard wants of the feed.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// To hear of a room.
+    Follow(usize, RoomName),
+    /// No more of it.
+    Unfollow(RoomName),
+}
+
+/// What the thread begins with.
+pub(super) struct FeedParts {
+    pub(super) dialer: Dialer,
+    pub(super) node: NodeId,
+    pub(super) wishes: Receiver<Wish>,
+    pub(super) is_called: Arc<AtomicBool>,
+    pub(super) outputs: Outputs,
+    pub(super) figures: Arc<Figures>,
+    pub(super) seed: u64,
+}
+
+pub(super) struct Feed {
+    parts: FeedParts,
+    own_channel: Vec<u8>,
+    /// By channel.
+    rooms: HashMap<Vec<u8>, Followed>,
+    /// Subscriptions that are not confirmed, by channel.
+    awaited: HashMap<Vec<u8>, u32>,
+    /// Channels that are still to be subscribed to.
+    backlog: VecDeque<Vec<u8>>,
+    warnings: Warnings,
+    /// The other ends of the wishes have gone.
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Followed {
+    room: RoomName,
+    shard: usize,
+}
+
+/// Most channels in one command, and most wishes at once.
+const CHANNELS_MAX: usize = 512;
+
+impl Feed {
+    pub(super) fn new(parts: FeedParts) -> Self {
+        let own_channel = parts.dialer.keys.node(parts.node).into_bytes();
+        Self {
+            parts,
+            own_channel,
+            rooms: HashMap::new(),
+            awaited: HashMap::new(),
+            backlog: VecDeque::new(),
+            warnings: Warnings::default(),
+            is_over: false,
+        }
+    }
+
+    /// Goes on until the other ends of the wishes have gone.
+    pub(super) fn run(mut self, first: (Connection, Run)) {
+        let mut backoff = Backoff::new(self.parts.seed);
+        let mut connected = Some(first);
+        while !self.is_ending() {
+            let attempt = match connected.take() {
+                Some(first) => Ok(first),
+                None => self.parts.dialer.feed(),
+            };
+            let why = match attempt {
+                Ok((connection, run)) => {
+                    let why = self.serve(connection, &run, &mut backoff);
+                    self.parts
+                        .figures
+                        .is_feed_up
+                        .store(false, Ordering::Relaxed);
+                    if self.is_ending() {
+                        break;
+                    }
+                    self.parts.figures.feed_losses.add(1);
+                    self.parts.outputs.send_all(&Event::FeedLost);
+                    format!("lost the feed: {why}")
+                }
+                Err(error) => {
+                    self.parts.figures.failed_dials.add(1);
+                    error.to_string()
+                }
+            };
+            let shown = self.parts.dialer.target.shown().to_owned();
+            let now = clock::read_instant();
+            self.warnings
+                .say(now, About::Link, format_args!("--redis is {shown}: {why}"));
+            self.pause(now + backoff.next());
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_over || self.parts.outputs.is_stopping()
+    }
+
+    /// Waits, and takes note of wishes meanwhile.
+    fn pause(&mut self, until: crate::base::Instant) {
+        loop {
+            let left = until.saturating_duration_since(clock::read_instant());
+            match self.parts.wishes.recv_timeout(left) {
+                Ok(wish) => self.note(wish),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.is_over = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes note of a wish without a connection.
+    fn note(&mut self, wish: Wish) {
+        match wish {
+            Wish::Follow(shard, room) => {
+                let channel = self.channel(&room);
+                self.rooms.insert(channel, Followed { room, shard });
+            }
+            Wish::Unfollow(room) => {
+                self.rooms.remove(&self.channel(&room));
+            }
+        }
+        self.parts
+            .figures
+            .followed_rooms
+            .set(self.rooms.len() as u64);
+    }
+
+    fn channel(&self, room: &RoomName) -> Vec<u8> {
+        self.parts.dialer.keys.room(room).feed().into_bytes()
+    }
+
+    /// Follows all rooms and tells what comes; returns why that ended.
+    fn serve(&mut self, mut connection: Connection, run: &Run, backoff: &mut Backoff) -> String {
+        self.awaited.clear();
+        self.backlog = self.rooms.keys().cloned().collect();
+        self.backlog.push_front(self.own_channel.clone());
+        loop {
+            let mut out = Vec::new();
+            self.write_wishes(&mut out);
+            self.write_backlog(&mut out);
+            if self.is_ending() {
+                return String::new();
+            }
+            if !out.is_empty()
+                && let Err(error) = connection.send_packed_command(&out)
+            {
+                return error.to_string();
+            }
+            match connection.recv_response() {
+                Ok(value) => {
+                    if let Err(why) = self.handle(value, run, backoff) {
+                        return why;
+                    }
+                }
+                Err(error) if error.is_timeout() => return "it was silent for too long".into(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    fn write_wishes(&mut self, out: &mut Vec<u8>) {
+        // Whoever makes a wish from here on calls again. Swapped, not stored, so that the wishes of
+        // those who have called before are seen below.
+        self.parts.is_called.swap(false, Ordering::AcqRel);
+        for _ in 0..CHANNELS_MAX {
+            let wish = match self.parts.wishes.try_recv() {
+                Ok(wish) => wish,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.is_over = true;
+                    return;
+                }
+            };
+            match &wish {
+                Wish::Follow(shard, room) => {
+                    let channel = self.channel(room);
+                    if self.backlog.contains(&channel) {
+                        // Its turn will come.
+                    } else if self.rooms.contains_key(&channel)
+                        && !self.awaited.contains_key(&channel)
+                    {
+                        self.parts
+                            .outputs
+                            .send(*shard, Event::Followed(room.clone()));
+                    } else {
+                        redis::cmd("SUBSCRIBE")
+                            .arg(&channel)
+                            .write_packed_command(out);
+                        *self.awaited.entry(channel).or_default() += 1;
+                    }
+                }
+                Wish::Unfollow(room) => {
+                    let channel = self.channel(room);
+                    // Not one that is still to come.
+                    if self.backlog.contains(&channel) {
+                        self.backlog.retain(|other| *other != channel);
+                    } else {
+                        redis::cmd("UNSUBSCRIBE")
+                            .arg(&channel)
+                            .write_packed_command(out);
+                    }
+                }
+            }
+            self.note(wish);
+        }
+    }
+
+    /// Subscribes to more of the backlog when what was asked for before is confirmed.
+    fn write_backlog(&mut self, out: &mut Vec<u8>) {
+        if self.backlog.is_empty() || !self.awaited.is_empty() {
+            return;
+        }
+        let mut command = redis::cmd("SUBSCRIBE");
+        let mut has_any = false;
+        let count = self.backlog.len().min(CHANNELS_MAX);
+        for channel in self.backlog.drain(..count) {
+            if channel == self.own_channel || self.rooms.contains_key(&channel) {
+                command.arg(&channel);
+                *self.awaited.entry(channel).or_default() += 1;
+                has_any = true;
+            }
+        }
+        if has_any {
+            command.write_packed_command(out);
+        }
+    }
+
+    fn handle(&mut self, value: Value, run: &Run, backoff: &mut Backoff) -> Result<(), String> {
+        if let Value::ServerError(error) = &value {
+            return Err(super::reply::shown(error));
+        }
+        let Some((kind, channel, mut rest)) = push_parts(value) else {
+            return Err("Redis sends what cannot be read".into());
+        };
+        match &*kind {
+            b"message" => {
+                let payload = Bytes::from(rest.bytes().unwrap_or_default());
+                if channel == self.own_channel {
+                    return self.handle_own(&payload, run, backoff);
+                }
+                self.handle_message(&channel, &payload);
+            }
+            b"subscribe" => {
+                if channel == self.own_channel {
+                    self.parts.figures.is_feed_up.store(true, Ordering::Relaxed);
+                }
+                self.handle_confirmation(channel);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn handle_confirmation(&mut self, channel: Vec<u8>) {
+        match self.awaited.get_mut(&channel) {
+            Some(left) if *left > 1 => *left -= 1,
+            _ => {
+                self.awaited.remove(&channel);
+                if let Some(Followed { room, shard }) = self.rooms.get(&channel) {
+                    self.parts
+                        .outputs
+                        .send(*shard, Event::Followed(room.clone()));
+                }
+            }
+        }
+    }
+
+    /// What the node sends itself, and other nodes send it.
+    fn handle_own(
+        &mut self,
+        payload: &Bytes,
+        run: &Run,
+        backoff: &mut Backoff,
+    ) -> Result<(), String> {
+        match payload.split_first() {
+            Some((b'a', _)) => {
+                let bytes = payload.slice(1..);
+                self.parts.outputs.send_all(&Event::Told { bytes });
+            }
+            Some((b't', rest)) => {
+                let asked = rest.strip_prefix(b" ").unwrap_or_default();
+                let is_other = asked.len() == run.id.len() && asked != run.id.as_bytes();
+                if is_other {
+                    return Err("requests go to another Redis".into());
+                }
+                backoff.reset();
+            }
+            // A call: wishes are looked at next.
+            Some((b'w', _)) => {}
+            _ => self.count_unreadable("a message to this node"),
+        }
+        Ok(())
+    }
+
+    fn handle_message(&mut self, channel: &[u8], payload: &Bytes) {
+        if self.awaited.contains_key(channel) {
+            return;
+        }
+        let Some(Followed { room, shard }) = self.rooms.get(channel) else {
+            return;
+        };
+        let (room, shard) = (room.clone(), *shard);
+        let event = match payload.split_first() {
+            Some((b'p', _)) => self.fed(room, payload),
+            Some((b'g', rest)) => rest
+                .strip_prefix(b" ")
+                .and_then(number)
+                .map(|generation| Event::LoggedIn { room, generation }),
+            Some((b'b', _)) => Some(Event::Broken(room)),
+            _ => None,
+        };
+        match event {
+            Some(event) => self.parts.outputs.send(shard, event),
+            None => self.count_unreadable("a message of a room"),
+        }
+    }
+
+    /// Reads `p <epoch> <offset> <ms>`, a line feed and an envelope.
+    fn fed(&mut self, room: RoomName, payload: &Bytes) -> Option<Event> {
+        let end = payload.iter().position(|byte| *byte == b'\n')?;
+        let mut words = std::str::from_utf8(&payload[..end])
+            .ok()?
+            .split(' ')
+            .skip(1);
+        let epoch = Epoch::new(words.next()?)?;
+        let offset = Offset(words.next()?.parse().ok()?);
+        let unix_ms = words.next()?.parse().ok()?;
+        self.parts.figures.feed_publications.add(1);
+        let shared = match shared_of(&payload.slice(end + 1..)) {
+            Ok(shared) => Some(shared),
+            Err(error) => {
+                let what = match error {
+                    EnvelopeError::Version(_) => "a publication of another version",
+                    _ => "a publication",
+                };
+                self.count_unreadable(what);
+                None
+            }
+        };
+        Some(Event::Fed {
+            room,
+            position: Position { epoch, offset },
+            unix_ms,
+            shared,
+        })
+    }
+
+    fn count_unreadable(&mut self, what: &str) {
+        self.parts.figures.unreadable.add(1);
+        let now = clock::read_instant();
+        self.warnings.say(
+            now,
+            About::Content,
+            format_args!("the feed has brought {what} that cannot be read"),
+        );
+    }
+}

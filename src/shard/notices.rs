@@ -1,0 +1,69 @@
+//! In a cluster: what nodes tell each other, in a room of their own.
+//!
+//! It is numbered, kept and read again like every room, so that a node that was cut off hears later
+//! of what it has to carry out. A node that begins hears nothing of before.
+
+use bytes::Bytes;
+
+use super::RoomShard;
+use super::numbering::Publisher;
+use crate::base::{Instant, NodeId, Now, Offset, RoomName};
+use crate::cluster::{Request, Shared};
+use crate::exchange::{CallPart, Effect};
+use crate::wire::api::answer::ApiResult;
+use crate::wire::frame::Payload;
+
+impl RoomShard {
+    /// Follows the room of nodes for as long as the shard is there.
+    pub(super) fn pin_control(&mut self, now: Now) {
+        let name = RoomName::control();
+        if !self.follow(now, &name) {
+            return;
+        }
+        if let Some(followed) = self.followed_mut(&name) {
+            followed.is_pinned = true;
+        }
+        self.note_changed_at(now, &name);
+    }
+
+    /// Tells all nodes.
+    pub(super) fn announce(
+        &mut self,
+        now: Now,
+        part: Option<CallPart>,
+        notice: Payload,
+        is_kept: bool,
+    ) {
+        let times = (now, Instant::ORIGIN);
+        let publisher = Publisher::Node { part, is_kept };
+        self.append(times, publisher, RoomName::control(), None, notice);
+    }
+
+    /// Answers a node.
+    pub(super) fn tell_node(&mut self, node: NodeId, bytes: Vec<u8>) {
+        if let Some(following) = &mut self.following {
+            let bytes = Bytes::from(bytes);
+            following.requests.push_back(Request::Tell { node, bytes });
+        }
+    }
+
+    /// A node has told all.
+    pub(super) fn hear(
+        &mut self,
+        name: &RoomName,
+        offset: Offset,
+        shared: &Shared,
+        waiting: Option<CallPart>,
+    ) {
+        self.effects.push_back(Effect::Heard {
+            from: shared.token.node,
+            notice: shared.payload.clone(),
+        });
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.last = offset;
+        }
+        let reply = Ok(ApiResult::Done);
+        let answers = waiting.map(|part| Effect::Answered { part, reply });
+        self.effects.extend(answers);
+    }
+}

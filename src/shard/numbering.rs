@@ -1,0 +1,364 @@
+//! In a cluster: publications on their way to their numbers, and what back ends ask of a history
+//! that is kept elsewhere.
+//!
+//! Nothing is delivered here before it is numbered there. A publication is acknowledged when it has
+//! its number and was given to the members here; one that has none in time is refused, and its
+//! publisher is told that nobody knows what becomes of it.
+
+use std::sync::Arc;
+
+use super::RoomShard;
+use super::delivering::publication_of;
+use super::following::{Deadline, Following, Join};
+use super::publish::published;
+use crate::base::{CloseReason, ConnId, Identity, Instant, Now, Position, RoomName};
+use crate::cluster::{Failure, Request, Shared, Snapshot, Token};
+use crate::exchange::{CallPart, Effect, Origin, RoomAsk};
+use crate::room::history::History;
+use crate::wire::api::{ApiCode, answer::ApiResult};
+use crate::wire::frame::Payload;
+
+/// Who waits for a publication to be numbered.
+#[derive(Debug)]
+pub(super) enum Publisher {
+    /// A connection.
+    Conn(Origin),
+    /// A back end.
+    Call {
+        /// The part of its call.
+        part: CallPart,
+        /// Whether it is to be kept.
+        is_kept: bool,
+        /// Names the call.
+        key: Option<Box<str>>,
+    },
+    /// This node, that has something to tell all others.
+    Node {
+        /// The part of a call that waits for it.
+        part: Option<CallPart>,
+        /// Whether it is to be kept.
+        is_kept: bool,
+    },
+}
+
+/// What was asked for and not answered.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A number for a publication.
+    Publish(Box<Numbering>),
+    /// A look at a room.
+    Look(Box<(CallPart, RoomName, RoomAsk)>),
+    /// To forget what is kept of a room.
+    Forget(Box<(CallPart, RoomName)>),
+    /// The place of a user, for a connection that joins the user's room.
+    Claim(Box<(RoomName, Join)>),
+}
+
+/// A publication without a number, or with one and not delivered.
+#[derive(Debug)]
+pub(super) struct Numbering {
+    room: RoomName,
+    from: From,
+    taken_at: Instant,
+    position: Option<Position>,
+}
+
+/// A publication of this node that is delivered here.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    /// The connection that it came from.
+    pub(super) origin: Option<Origin>,
+    /// When it was taken.
+    pub(super) taken_at: Instant,
+    /// Who waits for a notice to be heard.
+    pub(super) notice: Option<CallPart>,
+}
+
+/// Who is to be told.
+#[derive(Debug)]
+enum From {
+    Conn(Origin),
+    Call(CallPart),
+    Node(Option<CallPart>),
+}
+
+impl RoomShard {
+    /// Asks for a number for a publication, taken from its publisher at the second of `times`.
+    pub(super) fn append(
+        &mut self,
+        (now, taken_at): (Now, Instant),
+        publisher: Publisher,
+        room: RoomName,
+        identity: Option<Arc<Identity>>,
+        payload: Payload,
+    ) {
+        let (conn, from, is_kept, key) = match publisher {
+            Publisher::Conn(origin) => (origin.conn, From::Conn(origin), true, None),
+            Publisher::Call { part, is_kept, key } => {
+                (ConnId::NONE, From::Call(part), is_kept, key)
+            }
+            Publisher::Node { part, is_kept } => (ConnId::NONE, From::Node(part), is_kept, None),
+        };
+        let numbering = Numbering {
+            room: room.clone(),
+            from,
+            taken_at,
+            position: None,
+        };
+        let keeps_any = self.limits.history_publications_max > 0;
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let (number, deadline) = following.ask(now, Pending::Publish(Box::new(numbering)));
+        let shared = Shared {
+            token: Token {
+                node: following.node,
+                number,
+            },
+            conn,
+            identity,
+            payload,
+            is_kept: is_kept && keeps_any,
+        };
+        following.requests.push_back(Request::Append {
+            room,
+            shared,
+            key,
+            deadline,
+        });
+    }
+
+    /// A publication has a number, or will have none.
+    pub(super) fn handle_appended(&mut self, number: u64, outcome: Result<Position, Failure>) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let Some(Pending::Publish(numbering)) = following.pending.get_mut(&number) else {
+            return;
+        };
+        let Ok(position) = outcome else {
+            return self.give_up(number);
+        };
+        numbering.position = Some(position);
+        let name = numbering.room.clone();
+        let is_awaited = self.rooms.get_mut(&name).is_some_and(|room| {
+            let (epoch, last) = (room.epoch, room.last);
+            room.followed.as_mut().is_some_and(|followed| {
+                // What is not known here is delivered to nobody here.
+                let is_awaited = followed.awaits(position, epoch, last);
+                if is_awaited {
+                    followed.numbered.push(number);
+                }
+                is_awaited
+            })
+        });
+        if !is_awaited {
+            self.acknowledge(number);
+        }
+    }
+
+    /// A publication of this node is delivered: takes it out of those that wait. Returns the
+    /// connection that it came from and when it was taken; its broadcast is the acknowledgement.
+    pub(super) fn note_delivered(&mut self, number: u64, position: Position) -> Option<Delivered> {
+        let pending = &mut self.following.as_mut()?.pending;
+        if !matches!(pending.get(&number), Some(Pending::Publish(_))) {
+            return None;
+        }
+        let Some(Pending::Publish(numbering)) = pending.remove(&number) else {
+            return None;
+        };
+        match numbering.from {
+            From::Conn(origin) => Some(Delivered {
+                origin: Some(origin),
+                taken_at: numbering.taken_at,
+                notice: None,
+            }),
+            From::Call(part) => {
+                // Answered behind the broadcast, which is gathered next.
+                if let Some(room) = self.rooms.get_mut(&numbering.room) {
+                    room.unanswered.push((part, position));
+                }
+                Some(Delivered {
+                    origin: None,
+                    taken_at: numbering.taken_at,
+                    notice: None,
+                })
+            }
+            From::Node(notice) => Some(Delivered {
+                origin: None,
+                taken_at: numbering.taken_at,
+                notice,
+            }),
+        }
+    }
+
+    /// Tells a publisher that its publication has its number.
+    pub(super) fn acknowledge(&mut self, number: u64) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let Some(Pending::Publish(numbering)) = following.pending.remove(&number) else {
+            return;
+        };
+        let Some(position) = numbering.position else {
+            return;
+        };
+        match numbering.from {
+            From::Conn(origin) => self.effects.push_back(Effect::Published { origin }),
+            From::Call(part) => match self.rooms.get_mut(&numbering.room) {
+                Some(room) if !room.batch.is_empty() => room.unanswered.push((part, position)),
+                _ => self.effects.push_back(published(part, position)),
+            },
+            From::Node(part) => {
+                let reply = Ok(ApiResult::Done);
+                let answers = part.map(|part| Effect::Answered { part, reply });
+                self.effects.extend(answers);
+            }
+        }
+    }
+
+    /// What was asked for is not answered in time, or refused.
+    pub(super) fn give_up(&mut self, number: u64) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        if let Some(Pending::Publish(numbering)) = following.pending.get(&number)
+            && numbering.position.is_some()
+        {
+            // It is kept and will be delivered; to call that a failure would be a lie.
+            return self.acknowledge(number);
+        }
+        let reply = Err(ApiCode::Internal);
+        match following.pending.remove(&number) {
+            None => {}
+            Some(Pending::Publish(numbering)) => {
+                self.totals.following().unnumbered.add(1);
+                match numbering.from {
+                    From::Conn(origin) => {
+                        let reason = CloseReason::BrokerGone;
+                        self.effects
+                            .push_back(Effect::PublishRefused { origin, reason });
+                    }
+                    From::Call(part) => self.effects.push_back(Effect::Answered { part, reply }),
+                    From::Node(part) => {
+                        let answers = part.map(|part| Effect::Answered { part, reply });
+                        self.effects.extend(answers);
+                    }
+                }
+            }
+            Some(Pending::Look(look)) => {
+                let part = look.0;
+                self.effects.push_back(Effect::Answered { part, reply });
+            }
+            Some(Pending::Forget(forget)) => {
+                let part = forget.0;
+                self.effects.push_back(Effect::Answered { part, reply });
+            }
+            Some(Pending::Claim(claim)) => {
+                let conn = claim.1.conn;
+                let reason = CloseReason::BrokerGone;
+                self.effects.push_back(Effect::JoinRefused { conn, reason });
+            }
+        }
+    }
+
+    /// Asks for what is kept of a room, to answer a back end from it.
+    pub(super) fn look(&mut self, now: Now, part: CallPart, room: RoomName, ask: RoomAsk) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let look = Box::new((part, room.clone(), ask));
+        let (number, _) = following.ask(now, Pending::Look(look));
+        following.requests.push_back(Request::Look { number, room });
+    }
+
+    /// What is kept of a room has come.
+    pub(super) fn handle_looked(
+        &mut self,
+        number: u64,
+        outcome: Result<Option<Box<Snapshot>>, Failure>,
+    ) {
+        let Ok(snapshot) = outcome else {
+            return self.give_up(number);
+        };
+        let Some(Pending::Look(look)) = self.take_pending(number) else {
+            return;
+        };
+        let (
+            part,
+            _,
+            RoomAsk::History {
+                limit,
+                since,
+                reverse,
+            },
+        ) = *look
+        else {
+            return;
+        };
+        let kept = snapshot.map(|snapshot| {
+            let bounds = self.bounds;
+            let mut history = History::new(snapshot.first, snapshot.complete_since_ms);
+            for one in &snapshot.publications {
+                if let Some(shared) = &one.shared {
+                    history.push(&publication_of(one, shared), false, 0, &bounds);
+                }
+            }
+            (history, snapshot.top)
+        });
+        let kept = kept.as_ref().map(|(history, top)| (history, *top));
+        let reply = self.page_of(kept, limit, since.as_ref(), reverse);
+        self.effects.push_back(Effect::Answered { part, reply });
+    }
+
+    /// Asks to forget what is kept of a room.
+    pub(super) fn ask_to_forget(&mut self, now: Now, part: CallPart, room: RoomName) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let forget = Box::new((part, room.clone()));
+        let (number, _) = following.ask(now, Pending::Forget(forget));
+        following
+            .requests
+            .push_back(Request::Forget { number, room });
+    }
+
+    /// It is forgotten.
+    pub(super) fn handle_forgotten(&mut self, number: u64, outcome: Result<(), Failure>) {
+        if outcome.is_err() {
+            return self.give_up(number);
+        }
+        let Some(Pending::Forget(forget)) = self.take_pending(number) else {
+            return;
+        };
+        let (part, room) = *forget;
+        self.forget(&room);
+        let reply = Ok(ApiResult::Done);
+        self.effects.push_back(Effect::Answered { part, reply });
+    }
+
+    /// The position of a publication that waits to be delivered.
+    pub(super) fn position_of(&self, number: u64) -> Option<Position> {
+        match self.following.as_ref()?.pending.get(&number)? {
+            Pending::Publish(numbering) => numbering.position,
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_pending(&mut self, number: u64) -> Option<Pending> {
+        self.following.as_mut()?.pending.remove(&number)
+    }
+}
+
+impl Following {
+    /// Numbers a question, which waits until a deadline.
+    pub(super) fn ask(&mut self, now: Now, pending: Pending) -> (u64, Instant) {
+        self.last_number += 1;
+        let number = self.last_number;
+        let deadline = now.instant + self.wait;
+        self.pending.insert(number, pending);
+        self.deadlines
+            .push_back((deadline, Deadline::Question(number)));
+        (number, deadline)
+    }
+}
