@@ -234,11 +234,6 @@ pub enum Effect {
         /// What json members are told.
         told: Arc<Frames>,
     },
-    /// A member that is catching up cannot be given what it missed any more, nor be told.
-    Overtaken {
-        /// The member.
-        conn: ConnId,
-    },
     /// So many connections of other nodes are in a room.
     Online {
         /// The room.

@@ -64,10 +64,6 @@ impl<S> Hub<S> {
                 1
             }
             Effect::Interrupted { room, last, told } => 1 + self.interrupt(now, &room, last, &told),
-            Effect::Overtaken { conn } => {
-                self.close(now, conn, CloseReason::InsufficientState);
-                1
-            }
             Effect::Online { room, others } if room.is_control() => {
                 if let Some(nodes) = &mut self.nodes {
                     nodes.set_others(others);

@@ -11,7 +11,7 @@ use crate::conn::Traffic;
 pub enum Reading {
     /// It may.
     Continue,
-    /// Not before [`Hub::poll_resumed`] names it.
+    /// Not before [`Hub::poll_resumed`](super::Hub::poll_resumed) names it.
     Paused,
     /// There is nothing to read from any more.
     Over,

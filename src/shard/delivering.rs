@@ -1,7 +1,7 @@
 //! In a cluster: publications in the order of their numbers, from the feed and from what is read.
 
 use super::RoomShard;
-use crate::base::{ConnId, Now, Offset, Position, RoomName};
+use crate::base::{CloseReason, ConnId, Now, Offset, Position, RoomName};
 use crate::cluster::link::{Base, Catch, Verdict};
 use crate::cluster::{Numbered, Shared, Snapshot};
 use crate::exchange::Effect;
@@ -148,7 +148,7 @@ impl RoomShard {
             last: base.top.offset,
             told,
         });
-        let overtaken = overtaken.into_iter().map(|conn| Effect::Overtaken { conn });
+        let overtaken = overtaken.into_iter().map(overtaken_by_loss);
         self.effects.extend(overtaken);
         self.count(name);
         for one in &base.publications {
@@ -192,7 +192,7 @@ impl RoomShard {
         });
         // Where one of those who catch up is cannot be known here.
         let overtaken = std::mem::take(&mut room.catching_up);
-        let overtaken = overtaken.into_iter().map(|conn| Effect::Overtaken { conn });
+        let overtaken = overtaken.into_iter().map(overtaken_by_loss);
         self.effects.extend(overtaken);
     }
 
@@ -265,6 +265,12 @@ impl RoomShard {
             followed.numbered = waiting;
         }
     }
+}
+
+/// Ends a member that is catching up and cannot be given what it missed any more, nor be told.
+fn overtaken_by_loss(conn: ConnId) -> Effect {
+    let reason = CloseReason::InsufficientState;
+    Effect::Close { conn, reason }
 }
 
 /// A publication as the rest of the shard knows it, from another node.
