@@ -61,7 +61,7 @@ elseif room.r ~= run and room.w ~= run then
   -- Nobody has known it under this run: what was numbered last may be lost. What is kept stays, and
   -- so does the count, but no offset may be given out twice in one epoch.
   room.e = epoch
-  redis.call('HSET', meta, 'e', epoch, 'n', digits(room.o), 'i', now)
+  redis.call('HSET', meta, 'e', epoch, 'n', digits(room.o), 'i', digits(now))
   redis.call('PUBLISH', feed, 'b')
 end
 

@@ -47,8 +47,8 @@ if is_read then
     if not is_settled then
       return { 'wait' }
     end
-    room.e, room.n, room.i = epoch, room.o, now
-    redis.call('HSET', meta, 'e', epoch, 'n', digits(room.o), 'i', digits(now), 'w', run)
+    room.e, room.r, room.n, room.i = epoch, run, room.o, now
+    redis.call('HSET', meta, 'e', epoch, 'r', run, 'n', digits(room.o), 'i', digits(now))
     redis.call('PUBLISH', feed, 'b')
   end
   if is_broken then

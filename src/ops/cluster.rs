@@ -48,6 +48,11 @@ impl RedisUrl {
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        // A query may hold a password. An at-sign behind it means that it is part of one itself.
+        let rest = match rest.split_once('?') {
+            Some((place, query)) if !query.contains('@') => &format!("{place}?***"),
+            _ => rest,
+        };
         match rest.rsplit_once('@') {
             Some((_, rest)) => write!(f, "{scheme}://***@{rest}"),
             None if scheme.is_empty() => f.write_str(rest),
@@ -137,6 +142,7 @@ mod tests {
                 "redis+unix:///run/redis.sock",
                 "redis+unix:///run/redis.sock",
             ),
+            ("redis+unix:///s?user=u&pass=pw", "redis+unix:///s?***"),
         ] {
             let url = RedisUrl::parse(url).expect("a good URL");
             assert_eq!(

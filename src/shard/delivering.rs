@@ -217,20 +217,20 @@ impl RoomShard {
         };
         let mut taken_at = None;
         let mut origin = ConnId::NONE;
-        let mut notice = None;
+        let mut waiting = None;
         if shared.token.node == node
-            && let Some(delivered) = self.note_delivered(shared.token.number, position)
+            && let Some(delivered) = self.note_delivered(shared.token.number)
         {
             taken_at = Some(delivered.taken_at);
             origin = delivered.origin.map_or(ConnId::NONE, |from| from.conn);
-            notice = delivered.notice;
+            waiting = delivered.waiting;
         }
         if let Some(taken_at) = taken_at.filter(|_| !name.is_control()) {
             let since = now.instant.nanos_since(taken_at);
             self.totals.following().own_deliveries.observe(since);
         }
         if name.is_control() {
-            self.hear(name, one.offset, shared, notice);
+            self.hear(name, one.offset, shared, waiting);
             return;
         }
         let publication = Publication {
@@ -238,6 +238,9 @@ impl RoomShard {
             ..publication_of(one, shared)
         };
         self.gather((now, taken_at), name.clone(), &publication, shared.is_kept);
+        if let Some(part) = waiting {
+            self.answer_published(name, part, position);
+        }
     }
 
     /// Acknowledges own publications that have been passed over.

@@ -68,6 +68,8 @@ pub(super) struct Followed {
     /// When it is told of next; any other entry of that name is void.
     pub(super) beat_at: Option<Instant>,
     pub(super) is_changed: bool,
+    /// It must be read again, with the next beat: the last read was refused.
+    pub(super) must_read: bool,
     /// Something of its history was forgotten here that may be kept elsewhere.
     pub(super) is_trimmed: bool,
     /// The room of nodes is followed without members.
@@ -211,7 +213,9 @@ impl RoomShard {
                     && let Some(followed) = self.followed_mut(&name)
                     && followed.link.handle_read_failed()
                 {
-                    self.read_room(&name);
+                    // At once it would only be refused again.
+                    followed.must_read = true;
+                    self.note_changed_at(now, &name);
                 }
             }
             Event::Looked { number, outcome } => self.handle_looked(number, outcome),
@@ -369,6 +373,12 @@ impl RoomShard {
                 .is_some_and(|followed| std::mem::take(&mut followed.is_changed));
             if was_changed {
                 self.beat(&name);
+                let must_read = self
+                    .followed_mut(&name)
+                    .is_some_and(|followed| std::mem::take(&mut followed.must_read));
+                if must_read {
+                    self.read_room(&name);
+                }
                 // Who the nodes are must be known soon, as calls wait for the answers of all.
                 if self.followed_mut(&name).is_some_and(|one| one.is_pinned) {
                     self.note_changed(&name);

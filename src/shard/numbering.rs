@@ -12,7 +12,7 @@ use super::delivering::publication_of;
 use super::following::{Deadline, Following, Join};
 use super::publish::published;
 use crate::base::{CloseReason, ConnId, Identity, Instant, Now, Position, RoomName};
-use crate::cluster::{Failure, Request, Shared, Snapshot, Token};
+use crate::cluster::{Failure, Login, Request, Shared, Snapshot, Token};
 use crate::exchange::{CallPart, Effect, Origin, RoomAsk};
 use crate::room::history::History;
 use crate::wire::api::{ApiCode, answer::ApiResult};
@@ -70,8 +70,8 @@ pub(super) struct Delivered {
     pub(super) origin: Option<Origin>,
     /// When it was taken.
     pub(super) taken_at: Instant,
-    /// Who waits for a notice to be heard.
-    pub(super) notice: Option<CallPart>,
+    /// The part of a call that waits for it, to be answered behind it.
+    pub(super) waiting: Option<CallPart>,
 }
 
 /// Who is to be told.
@@ -159,7 +159,7 @@ impl RoomShard {
 
     /// A publication of this node is delivered: takes it out of those that wait. Returns the
     /// connection that it came from and when it was taken; its broadcast is the acknowledgement.
-    pub(super) fn note_delivered(&mut self, number: u64, position: Position) -> Option<Delivered> {
+    pub(super) fn note_delivered(&mut self, number: u64) -> Option<Delivered> {
         let pending = &mut self.following.as_mut()?.pending;
         if !matches!(pending.get(&number), Some(Pending::Publish(_))) {
             return None;
@@ -171,23 +171,17 @@ impl RoomShard {
             From::Conn(origin) => Some(Delivered {
                 origin: Some(origin),
                 taken_at: numbering.taken_at,
-                notice: None,
+                waiting: None,
             }),
-            From::Call(part) => {
-                // Answered behind the broadcast, which is gathered next.
-                if let Some(room) = self.rooms.get_mut(&numbering.room) {
-                    room.unanswered.push((part, position));
-                }
-                Some(Delivered {
-                    origin: None,
-                    taken_at: numbering.taken_at,
-                    notice: None,
-                })
-            }
-            From::Node(notice) => Some(Delivered {
+            From::Call(part) => Some(Delivered {
                 origin: None,
                 taken_at: numbering.taken_at,
-                notice,
+                waiting: Some(part),
+            }),
+            From::Node(waiting) => Some(Delivered {
+                origin: None,
+                taken_at: numbering.taken_at,
+                waiting,
             }),
         }
     }
@@ -255,9 +249,11 @@ impl RoomShard {
                 self.effects.push_back(Effect::Answered { part, reply });
             }
             Some(Pending::Claim(claim)) => {
-                let conn = claim.1.conn;
-                let reason = CloseReason::BrokerGone;
-                self.effects.push_back(Effect::JoinRefused { conn, reason });
+                let (name, join) = *claim;
+                // It may be granted all the same, to nobody.
+                let generation = 0;
+                self.release_login(&name, Login { generation, number });
+                self.refuse_join(&name, join, CloseReason::BrokerGone);
             }
         }
     }

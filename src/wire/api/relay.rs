@@ -4,6 +4,8 @@
 //! Without `ask` it is to be carried out by every node, and nobody waits for an answer. An answer is
 //! a number, a kind, and what a [`Page`] holds.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::answer::{ApiReply, ApiResult, Page};
@@ -26,25 +28,34 @@ impl Notice {
     #[must_use]
     pub fn encode(ask: Option<u64>, call: &ApiCall) -> Option<String> {
         let params = params(call)?;
-        let mut notice = json!({ "method": call.method().name(), "params": params });
-        if let Some(ask) = ask {
-            notice["ask"] = ask.into();
-        }
-        Some(notice.to_string())
+        let ask = ask.map_or_else(String::new, |ask| format!("\"ask\":{ask},"));
+        let method = call.method().name();
+        Some(format!(
+            "{{{ask}\"method\":\"{method}\",\"params\":{params}}}"
+        ))
     }
 
     /// Reads one; `None` for what is none, or is of a newer version.
     #[must_use]
     pub fn decode(text: &[u8]) -> Option<Self> {
-        let notice: Value = serde_json::from_slice(text).ok()?;
-        let method = notice.get("method")?.as_str()?;
-        let params = notice.get("params")?.to_string();
-        let call = ApiCall::parse(method, params.as_bytes(), usize::MAX).ok()?;
+        let notice: Written<'_> = serde_json::from_slice(text).ok()?;
+        let call =
+            ApiCall::parse(notice.method, notice.params.get().as_bytes(), usize::MAX).ok()?;
         params_are_relayed(&call).then_some(Self {
-            ask: notice.get("ask").and_then(Value::as_u64),
+            ask: notice.ask,
             call,
         })
     }
+}
+
+/// A notice as it is written. What is published must come through as it is.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(default)]
+    ask: Option<u64>,
+    method: &'a str,
+    #[serde(borrow)]
+    params: &'a RawValue,
 }
 
 /// Whether every node has a part in the answer.
@@ -73,8 +84,9 @@ fn params_are_relayed(call: &ApiCall) -> bool {
     is_asked(call) || is_announced(call)
 }
 
-fn params(call: &ApiCall) -> Option<Value> {
-    Some(match call {
+fn params(call: &ApiCall) -> Option<String> {
+    let params = match call {
+        ApiCall::PublishAll { payload } => return Some(content_of(payload)),
         ApiCall::Presence { channel } | ApiCall::PresenceStats { channel } => {
             json!({ "channel": channel.as_str() })
         }
@@ -100,9 +112,9 @@ fn params(call: &ApiCall) -> Option<Value> {
             params["channel"] = json!(channel.as_str());
             params
         }
-        ApiCall::PublishAll { payload } => content_of(payload),
         _ => return None,
-    })
+    };
+    Some(params.to_string())
 }
 
 fn target_of(target: &Target) -> Value {
@@ -113,14 +125,12 @@ fn target_of(target: &Target) -> Value {
     }
 }
 
-fn content_of(payload: &Payload) -> Value {
+fn content_of(payload: &Payload) -> String {
     let bytes = payload.bytes();
     match (payload.kind(), std::str::from_utf8(bytes)) {
-        (PayloadKind::Text, Ok(text)) => json!({ "data": text }),
-        (PayloadKind::Json, Ok(text)) => {
-            json!({ "data": serde_json::from_str::<Value>(text).unwrap_or_default() })
-        }
-        _ => json!({ "b64data": BASE64.encode(bytes) }),
+        (PayloadKind::Text, Ok(text)) => json!({ "data": text }).to_string(),
+        (PayloadKind::Json, Ok(text)) => format!("{{\"data\":{text}}}"),
+        _ => json!({ "b64data": BASE64.encode(bytes) }).to_string(),
     }
 }
 
@@ -263,7 +273,10 @@ mod tests {
             ("disconnect", r#"{"client":"1.2"}"#),
             ("unsubscribe", r#"{"channel":"a","user":"u"}"#),
             ("publish_all", r#"{"data":"text"}"#),
-            ("publish_all", r#"{"data":{"a":[1,null]}}"#),
+            (
+                "publish_all",
+                r#"{"data":{"b":[12345678901234567890123,null],"a":1}}"#,
+            ),
             ("publish_all", r#"{"b64data":"AAE="}"#),
         ] {
             let call = ApiCall::parse(method, body.as_bytes(), 100).expect(body);
