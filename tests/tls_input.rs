@@ -119,12 +119,12 @@ fn what_is_unusual_but_right_is_answered() {
         ("as usual", records(HANDSHAKE, &hello, 16_384)),
         ("a byte in each record", records(HANDSHAKE, &hello, 1)),
         (
-            "15 000 extensions",
-            records(HANDSHAKE, &client_hello_of(60_500, 4), 16_384),
+            "3500 extensions",
+            records(HANDSHAKE, &client_hello_of(14_500, 4), 16_384),
         ),
         (
-            "64 KiB of extensions",
-            records(HANDSHAKE, &client_hello_of(HANDSHAKE_MAX, 8000), 16_384),
+            "two large extensions",
+            records(HANDSHAKE, &client_hello_of(16_000, 7000), 4096),
         ),
     ] {
         let answer = answer(&daemon, &bytes);
@@ -132,7 +132,8 @@ fn what_is_unusual_but_right_is_answered() {
         assert_eq!((answer[0], answer[5]), (HANDSHAKE, SERVER_HELLO), "{name}");
         neighbour.assert_served(name);
     }
-    assert_eq!(daemon.closes("tls"), 0.0);
+    // They are the ones that hung up in the middle.
+    daemon.wait_closes("tls", 4.0);
     assert_eq!(daemon.metric("roomcast_tls_handshakes_total"), 1.0);
 }
 
@@ -247,7 +248,7 @@ fn handshakes_that_never_end_hold_little_and_end_in_time() {
     let daemon = start(&certificate, &args);
     let mut neighbour = Neighbour::of(&daemon, &certificate);
     // A message about which nothing can be said before its end, which does not come.
-    let message = [&head(HANDSHAKE_MAX - 4)[..], &[0; 64_000]].concat();
+    let message = [&head(HANDSHAKE_MAX - 4)[..], &[0; 15_000]].concat();
     let almost = records(HANDSHAKE, &message, 16_384);
     let before = daemon.rss_bytes();
     let mut grown = Vec::new();
@@ -273,11 +274,11 @@ fn handshakes_that_never_end_hold_little_and_end_in_time() {
     }
     // It is held while it comes, and by nobody for longer.
     assert!(
-        grown[0] > CONNECTIONS * 48 * 1024,
+        grown[0] > CONNECTIONS * 12 * 1024,
         "they were read: {grown:?}"
     );
     for bytes in &grown {
-        assert!(*bytes < CONNECTIONS * 128 * 1024, "{grown:?}");
+        assert!(*bytes < CONNECTIONS * 64 * 1024, "{grown:?}");
     }
     assert!(grown[ROUNDS - 1] < grown[0] + (4 << 20), "{grown:?}");
 }

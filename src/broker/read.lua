@@ -1,7 +1,8 @@
 -- What a room is, and what is kept of it after a position. To follow it (`is_read`), a room that
--- there is not begins, and one that is not what it was begins anew.
--- Returns {'ok', epoch, offset, first, complete since, began, time, online, generation, entries}, {'none'}, or
--- {'wait'} if nobody has said yet whether the room is what it was.
+-- there is not begins, one that is not what it was begins anew, and one that nobody has found to be what
+-- it was under this run goes on in another epoch, with its count and its history.
+-- Returns {'ok', epoch, offset, first, complete since, began, time, online, generation, entries},
+-- {'none'}, or {'wait'} if it is too soon to say whether the room is what it was.
 
 local meta, history, nodes = KEYS[1], KEYS[2], KEYS[3]
 local feed, run, epoch = ARGV[1], ARGV[2], ARGV[3]

@@ -1,11 +1,10 @@
 -- Stands before every script of a room: its clock, its meta hash and how history is trimmed.
 --
--- Meta fields: v layout, e epoch, o newest offset, r run it was last numbered under, w run under which a
--- node that follows the room has found it to be what it knew, n newest offset when the epoch began and
--- i when that was, g number of the
--- last login, hn and hx its holder and lease; of history: b bytes, a time before which nothing in it
--- was published, k newest offset kept, l when that was, d newest offset forgotten, c when that was
--- published, x when its life was last prolonged.
+-- Meta fields: v layout, e epoch, o newest offset, r run it was last numbered under, w run under which
+-- a node that follows the room has found it to be what it knew, n newest offset when the epoch began,
+-- i when that was, g number of the last login, hn and hx its holder and lease; of history: b bytes,
+-- a time before which nothing in it was published, k newest offset kept, l when that was, d newest
+-- offset forgotten, c when that was published, x when its life was last prolonged.
 -- All times are milliseconds since 1970.
 --
 -- Everything that can fail stands before the first write of a script, as Redis does not undo one.
