@@ -77,12 +77,12 @@ impl Browser {
         self.wait(page, &format!("#state[data-state={state}]"), words);
     }
 
-    /// Makes [`Self::advance`] possible, for pages opened from now on.
+    /// Stops the time of pages opened from now on: it passes by [`Self::advance`] alone.
     pub(crate) fn install_clock(&mut self) {
         self.order("clock", "clock", json!({}));
     }
 
-    /// Lets the timers of every page run ahead of time by `ms`.
+    /// Lets `ms` pass in every page.
     pub(crate) fn advance(&mut self, ms: u64) {
         self.order("clock", "advance", json!({"ms": ms}));
     }

@@ -63,9 +63,11 @@ async function obey(order, context) {
       return page.emulateMedia({ colorScheme: order.dark ? 'dark' : 'light' });
     case 'still':
       return page.emulateMedia({ reducedMotion: order.still ? 'reduce' : 'no-preference' });
-    // From here on the timers of every page run as ever, but can be made to run ahead.
+    // From here on time stands still in every page but for 'advance': a timer that also ran by
+    // itself would now and then be ahead of the test.
     case 'clock':
-      return context.clock.install();
+      await context.clock.install();
+      return context.clock.pauseAt(Date.now() + 1000);
     case 'advance':
       return context.clock.runFor(order.ms);
     case 'picture':
