@@ -6,10 +6,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::base::{CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since};
 use crate::wire::api::answer::ApiReply;
+use crate::wire::api::relay::{Notice, Part};
 use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
@@ -248,17 +247,25 @@ pub enum Effect {
         /// Why.
         reason: CloseReason,
     },
-    /// A node of the cluster, or this one, has told all.
+    /// A node of the cluster, or this one, has told all. A message for every connection comes as
+    /// [`Effect::HeardMessage`].
     Heard {
         /// Which.
         from: NodeId,
         /// What.
-        notice: Payload,
+        notice: Box<Notice>,
+    },
+    /// A node of the cluster, or this one, has a message for every connection of all nodes.
+    HeardMessage {
+        /// The frames, by [`WireForm::index`].
+        forms: Box<[Arc<Frames>; WireForm::COUNT]>,
     },
     /// A node of the cluster has answered this one.
     Told {
-        /// What.
-        bytes: Bytes,
+        /// Which question.
+        number: u64,
+        /// What it adds.
+        part: Part,
     },
     /// Whether what numbers publications can be asked.
     Availability(bool),

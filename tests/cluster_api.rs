@@ -3,9 +3,10 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Client, Daemon, Redis, history, json_member, next, two_nodes, wait_for_each_other,
+    Api, Client, Daemon, Redis, Signal, history, json_member, next, two_nodes, wait_for_each_other,
     wait_until,
 };
 use serde_json::{Value, json};
@@ -26,8 +27,12 @@ impl Cluster {
     }
 
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let redis = Redis::start();
-        let nodes = two_nodes(&redis.url(), &[]);
+        let nodes = two_nodes(&redis.url(), args);
         let apis = [Api::connect(&nodes[0]), Api::connect(&nodes[1])];
         Self {
             nodes,
@@ -191,9 +196,8 @@ fn presence_channels_connections_and_info_are_those_of_the_cluster() {
     for api in &mut cluster.apis {
         let stats = api.result("presence_stats", &json!({ "channel": "r" }));
         assert_eq!(stats["num_clients"], 3);
-        // One who is on two nodes may be counted on each: nodes tell each other numbers, no names.
-        let users = stats["num_users"].as_u64().expect("a number");
-        assert!((2..=3).contains(&users), "{stats}");
+        // One who is on two nodes counts once.
+        assert_eq!(stats["num_users"], 2, "{stats}");
         let presence = api.result("presence", &json!({ "channel": "r" }));
         let present = presence["presence"].as_object().expect("an object");
         let mut users: Vec<&str> = present
@@ -209,6 +213,11 @@ fn presence_channels_connections_and_info_are_those_of_the_cluster() {
         assert_eq!(named, present.keys().collect());
         assert_eq!(named.len(), 3);
         assert_eq!(ids(api, &json!({ "user": "bo" })).len(), 2);
+        for (limit, expected) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
+            let some = ids(api, &json!({ "channel": "r", "limit": limit }));
+            assert_eq!(some.len(), expected);
+        }
+        assert_eq!(ids(api, &json!({ "user": "bo", "limit": 1 })).len(), 1);
 
         let channels = api.result("channels", &json!({}));
         let count = |name: &str| channels["channels"][name]["num_clients"].clone();
@@ -245,6 +254,84 @@ fn presence_channels_connections_and_info_are_those_of_the_cluster() {
         assert_eq!(told, [("n1", 2), ("n2", 1)]);
         assert_ne!(nodes[0]["uid"], nodes[1]["uid"]);
     }
+}
+
+#[test]
+fn users_who_are_too_many_to_be_named_are_counted_on_each_node() {
+    let mut cluster = Cluster::acquainted();
+    // No more than 32 KiB of ids are named by a node.
+    let long = |number: usize| format!("{number:03}{}", "u".repeat(247));
+    let join = |at: usize, user: &str| {
+        Client::connect(&cluster.nodes[at], &format!("/ws?room=r&user={user}"))
+    };
+    let mut members: Vec<Client> = (0..140).map(|number| join(0, &long(number))).collect();
+    members.push(join(1, &long(0)));
+    members.push(join(1, "al"));
+    members.push(join(0, "al"));
+    cluster.nodes[0].wait_members(2 * 141);
+    cluster.nodes[1].wait_members(2 * 2);
+    for api in &mut cluster.apis {
+        let stats = api.result("presence_stats", &json!({ "channel": "r" }));
+        let expected = json!({ "num_clients": 143, "num_users": 143 });
+        assert_eq!(stats, expected);
+    }
+    drop(members.drain(1..21));
+    cluster.nodes[0].wait_members(2 * 121);
+    for api in &mut cluster.apis {
+        wait_until("users who are named again", || {
+            let stats = api.result("presence_stats", &json!({ "channel": "r" }));
+            let (clients, users) = (&stats["num_clients"], &stats["num_users"]);
+            *clients == 123 && *users == 121
+        });
+    }
+}
+
+#[test]
+fn nodes_whose_calls_wait_for_each_other_answer_each_other() {
+    let mut cluster = Cluster::start_with(&["--redis-wait", "60s"]);
+    let members = [0, 1].map(|at| json_member(&cluster.nodes[at], "room=r"));
+    wait_for_each_other(&cluster.nodes);
+    let began = Instant::now();
+    // Many more than have memory for a long answer, on both nodes at once.
+    let connect = |number: usize| Api::connect(&cluster.nodes[number % 2]);
+    let mut callers: Vec<Api> = (0..80).map(connect).collect();
+    for _ in 0..3 {
+        for api in &mut callers {
+            api.send("presence", r#"{"channel":"r"}"#);
+        }
+        for api in &mut callers {
+            let answer = api.answer();
+            let present = answer["result"]["presence"].as_object();
+            assert_eq!(present.map(|all| all.len()), Some(2), "{answer}");
+        }
+    }
+    // Had any waited for another, it would have been given up after so long only.
+    assert!(began.elapsed() < Duration::from_secs(30));
+    for api in &mut cluster.apis {
+        let info = api.result("info", &json!({}));
+        assert_eq!(info["nodes"].as_array().map(Vec::len), Some(2), "{info}");
+    }
+    drop(members);
+}
+
+#[test]
+fn a_node_that_died_is_waited_for_some_seconds_only() {
+    let mut cluster = Cluster::start_with(&["--redis-wait", "60s"]);
+    let _members = [0, 1].map(|at| json_member(&cluster.nodes[at], "room=r"));
+    wait_for_each_other(&cluster.nodes);
+    let [here, _] = &mut cluster.apis;
+    let began = Instant::now();
+    cluster.nodes[1].signal(Signal::Kill);
+    // The first waits until the other counts no more, the next for nobody.
+    for _ in 0..20 {
+        let presence = here.result("presence", &json!({ "channel": "r" }));
+        let present = presence["presence"].as_object().expect("an object");
+        assert_eq!(present.len(), 1, "{presence}");
+    }
+    let took = began.elapsed();
+    eprintln!("20 calls after a node died: {} ms", took.as_millis());
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(cluster.nodes[0].metric("roomcast_cluster_nodes"), 1.0);
 }
 
 #[test]

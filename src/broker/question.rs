@@ -188,7 +188,11 @@ impl Pending {
                 .arg(epoch.as_str());
         };
         let meta_ttl = terms.meta_ttl_ms();
-        let lease = millis(terms.lease);
+        let lease = match room.is_control() {
+            true => terms.lease.min(NODE_LEASE),
+            false => terms.lease,
+        };
+        let lease = millis(lease);
         Some(match &self.request {
             Request::Append { shared, key, .. } => {
                 let mut names = vec![keys.meta(), keys.history()];
@@ -371,6 +375,10 @@ impl super::keys::RoomKeys {
 
 /// How long a release waits: after so long, the lease has ended by itself.
 const RELEASE_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a node counts that is not heard of in the room of nodes, where each is heard of every
+/// second: calls that ask all nodes wait for those that count.
+const NODE_LEASE: Duration = Duration::from_secs(2);
 
 /// How long an idempotency key is known.
 const KEY_TTL: Duration = Duration::from_secs(300);

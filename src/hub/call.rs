@@ -11,7 +11,7 @@
 use crate::base::{ConnId, Glob, Instant, NodeId, Position, RoomName};
 use crate::exchange::{CallKey, CallPart, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, Page, answer, batch_answer};
-use crate::wire::api::relay::{self, Part};
+use crate::wire::api::relay::{self, Part, Question};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX, Publish};
 use crate::wire::frame::Payload;
 
@@ -28,8 +28,13 @@ pub(super) enum Caller {
     },
     /// A node of the cluster, that knows the question by this number.
     Node { node: NodeId, number: u64 },
-    /// Nobody waits for it.
-    Nobody,
+}
+
+impl Caller {
+    /// Whether it is another node, with a question.
+    pub(super) fn is_node(&self) -> bool {
+        matches!(self, Self::Node { .. })
+    }
 }
 
 /// A call in progress.
@@ -81,9 +86,9 @@ pub(super) enum Step {
     /// Answer out of what the hub knows itself.
     Here { part: CallPart, call: ApiCall },
     /// Have every node of the cluster do it.
-    Announce { part: CallPart, call: ApiCall },
+    Announce { part: CallPart, notice: Payload },
     /// Ask the other nodes of the cluster for their part of the answer.
-    AskNodes { part: CallPart, call: ApiCall },
+    AskNodes { part: CallPart, question: Question },
 }
 
 /// Where a call is carried out.
@@ -158,9 +163,11 @@ struct Command {
     todo: Todo,
     found: Found,
     /// In a cluster, what the other nodes are to be asked.
-    ask_nodes: Option<ApiCall>,
-    /// What they have answered before this node has.
-    early: Vec<Part>,
+    question: Option<Question>,
+    /// What is to be merged with the answer of this node; `None` if nothing is.
+    parts: Option<Vec<Part>>,
+    /// Most rows of the answer, if it is a list.
+    rows_max: usize,
 }
 
 /// What of a command was not given out yet.
@@ -177,7 +184,7 @@ enum Todo {
         pattern: Glob,
     },
     Encode(Payload),
-    Announce(ApiCall),
+    Announce(Payload),
 }
 
 /// What a command has found out so far.
@@ -318,6 +325,12 @@ impl Call {
             debug_assert!(false, "an answer to a command that there is not");
             return;
         };
+        let mut reply = reply;
+        if !self.has_reserved
+            && self.answer_bytes + reply.as_ref().map_or(0, ApiResult::page_bytes) > PLACE_BYTES_MIN
+        {
+            forget_names(&mut reply);
+        }
         self.answer_bytes += reply.as_ref().map_or(0, ApiResult::page_bytes);
         let reply = if self.answer_bytes > ANSWER_BYTES_MAX {
             Err(ApiCode::LimitExceeded)
@@ -341,16 +354,32 @@ impl Call {
         }
     }
 
+    /// Gives up what the answer can do without, as it has to wait.
+    pub(super) fn shorten(&mut self) {
+        for command in &mut self.commands {
+            if let Found::Reply(reply) = &mut command.found {
+                forget_names(reply);
+            }
+        }
+    }
+
     /// Another node has answered its part of a command.
     pub(super) fn handle_part(&mut self, part: CallPart, answer: Part) {
-        self.answer_bytes += answer.bytes_len();
-        let answer = if self.answer_bytes > ANSWER_BYTES_MAX {
-            Part::TooLong
+        // What has not reserved has its place, whatever it is told.
+        let bytes_max = match self.has_reserved {
+            true => ANSWER_BYTES_MAX,
+            false => PLACE_BYTES_MIN,
+        };
+        let bytes = answer.bytes_len();
+        let answer = if self.answer_bytes + bytes > bytes_max {
+            answer.shortened()
         } else {
+            self.answer_bytes += bytes;
             answer
         };
-        if let Some(command) = self.commands.get_mut(usize::from(part.command)) {
-            command.early.push(answer);
+        let command = self.commands.get_mut(usize::from(part.command));
+        if let Some(parts) = command.and_then(|command| command.parts.as_mut()) {
+            parts.push(answer);
         }
     }
 
@@ -382,6 +411,7 @@ impl Call {
             Some(ApiError::Refused(code)) => return Outcome::Single(Err(code)),
             None => {}
         }
+        let is_question = self.caller.is_node();
         let mut replies = self.commands.into_iter().map(|command| {
             let mut reply = match command.found {
                 Found::Nothing => Err(ApiCode::Internal),
@@ -390,8 +420,10 @@ impl Call {
                 Found::Channels(page) => Ok(ApiResult::Channels(page)),
                 Found::Sending(_) => Err(ApiCode::Internal),
             };
-            for part in command.early {
-                part.add_to(&mut reply);
+            // Who asks for all nodes merges what it is told.
+            if !is_question {
+                let parts = command.parts.unwrap_or_default();
+                relay::merge(&mut reply, parts, command.rows_max);
             }
             // For an error it does not matter which.
             (command.method.unwrap_or(ApiMethod::Batch), reply)
@@ -424,11 +456,23 @@ impl Command {
     fn new(call: ApiCall, setting: Setting) -> Self {
         let method = call.method();
         let unanswered = Found::Nothing;
-        let ask_nodes = (setting.in_cluster && relay::is_asked(&call)).then(|| call.clone());
+        let rows_max = match &call {
+            ApiCall::Connections { limit, .. } => *limit,
+            _ => usize::MAX,
+        };
+        let (order, question) = match setting.in_cluster {
+            true => (relay::order(&call), Question::of(&call)),
+            false => (None, None),
+        };
+        let parts = question.is_some().then(Vec::new);
+        if let Some(notice) = order {
+            return Self {
+                method: Some(method),
+                todo: Todo::Announce(notice),
+                ..Self::empty()
+            };
+        }
         let (todo, found) = match call {
-            call if setting.in_cluster && relay::is_announced(&call) => {
-                (Todo::Announce(call), unanswered)
-            }
             ApiCall::Publish { channel, publish } => {
                 let ask = Box::new(RoomAsk::Publish(publish));
                 (Todo::Room(channel, ask), unanswered)
@@ -489,18 +533,27 @@ impl Command {
             method: Some(method),
             todo,
             found,
-            ask_nodes,
-            early: Vec::new(),
+            question,
+            parts,
+            rows_max,
         }
     }
 
     fn refused(code: ApiCode) -> Self {
         Self {
+            found: Found::Reply(Err(code)),
+            ..Self::empty()
+        }
+    }
+
+    fn empty() -> Self {
+        Self {
             method: None,
             todo: Todo::Nothing,
-            found: Found::Reply(Err(code)),
-            ask_nodes: None,
-            early: Vec::new(),
+            found: Found::Nothing,
+            question: None,
+            parts: None,
+            rows_max: usize::MAX,
         }
     }
 
@@ -535,17 +588,28 @@ impl Command {
             Todo::Here(call) => Some(Step::Here { part, call }),
             Todo::Room(room, ask) => Some(Step::Room { part, room, ask }),
             Todo::Encode(payload) => Some(Step::Encode { part, payload }),
-            Todo::Announce(call) => Some(Step::Announce { part, call }),
+            Todo::Announce(notice) => Some(Step::Announce { part, notice }),
             Todo::Nothing | Todo::Rooms(..) | Todo::Workers { .. } => {
-                let call = self.ask_nodes.take()?;
-                Some(Step::AskNodes { part, call })
+                let question = self.question.take()?;
+                Some(Step::AskNodes { part, question })
             }
         }
     }
 }
 
+/// Counts the users whom a reply names.
+fn forget_names(reply: &mut ApiReply) {
+    if let Ok(ApiResult::PresenceUsers { clients, users }) = reply {
+        let (clients, users) = (*clients, users.len());
+        *reply = Ok(ApiResult::PresenceStats { clients, users });
+    }
+}
+
 /// Longest answer of one call, in bytes: what comes after it gets code 106.
 pub(super) const ANSWER_BYTES_MAX: usize = 2 * PAGE_BYTES_MAX;
+
+/// The least place that a call takes, in bytes.
+pub(super) const PLACE_BYTES_MIN: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -672,6 +736,78 @@ mod tests {
         assert!(call.next_step(3).is_none() && call.is_over());
         let expected = Outcome::Single(Ok(ApiResult::Channels(expected)));
         assert_eq!(call.into_outcome(), expected);
+    }
+
+    #[test]
+    fn a_call_without_memory_for_long_answers_takes_no_more_than_its_place() {
+        let in_cluster = Setting {
+            in_cluster: true,
+            ..ALONE
+        };
+        let stats = ApiCall::PresenceStats {
+            channel: RoomName::new("a").expect("a good name"),
+        };
+        let caller = Caller::Program {
+            number: 1,
+            in_json: true,
+        };
+        let mut call = Call::decoded(caller, stats, in_cluster);
+        let (first, _) = room(&mut call).expect("a step");
+        let users = |name: char| {
+            let len = PLACE_BYTES_MIN / 3;
+            let text = format!("\"{}\"", name.to_string().repeat(len));
+            Page::of_items(text.into(), 1)
+        };
+        let clients = 1;
+        let users_here = users('a');
+        let reply = Ok(ApiResult::PresenceUsers {
+            clients,
+            users: users_here,
+        });
+        call.handle_answer(first, reply);
+        assert!(call.answer_bytes > 0);
+        let Some(Step::AskNodes { part, .. }) = call.next_step(3) else {
+            panic!("the others are not asked");
+        };
+        for name in ['a', 'b', 'b', 'b'] {
+            let users = users(name);
+            call.handle_part(part, Part::Users { clients, users });
+            assert!(call.answer_bytes <= PLACE_BYTES_MIN);
+        }
+        call.end_parts();
+        assert!(call.next_step(3).is_none() && call.is_over());
+        // The same user again, and three for whom there was no room to be named.
+        let (clients, users) = (5, 4);
+        let expected = Outcome::Single(Ok(ApiResult::PresenceStats { clients, users }));
+        assert_eq!(call.into_outcome(), expected);
+    }
+
+    #[test]
+    fn what_all_nodes_carry_out_is_one_step_that_is_answered() {
+        let in_cluster = Setting {
+            in_cluster: true,
+            ..ALONE
+        };
+        for (method, body) in [
+            ("publish_all", r#"{"data":1}"#),
+            ("disconnect", r#"{"user":"u"}"#),
+            ("unsubscribe", r#"{"channel":"a","user":"u"}"#),
+        ] {
+            let call = ApiCall::parse(method, body.as_bytes(), 100).expect(body);
+            let caller = Caller::Program {
+                number: 1,
+                in_json: true,
+            };
+            let mut call = Call::decoded(caller, call, in_cluster);
+            let Some(Step::Announce { part, .. }) = call.next_step(3) else {
+                panic!("{method} is not told");
+            };
+            assert!(call.next_step(3).is_none() && !call.is_over());
+            call.handle_answer(part, Ok(ApiResult::Done));
+            assert!(call.next_step(3).is_none() && call.is_over());
+            let expected = Outcome::Single(Ok(ApiResult::Done));
+            assert_eq!(call.into_outcome(), expected, "{method}");
+        }
     }
 
     #[test]

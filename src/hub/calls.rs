@@ -1,46 +1,83 @@
 //! Calls of back ends: their places, their steps, their answers.
 //!
-//! A call holds a place while it is carried out: a part of
-//! [`Limits::api_calls_bytes_max`](crate::base::Limits) as large as what it brings. It needs nobody
-//! but the workers to come to its end, so no caller can keep a place. Its steps become jobs against
-//! the workers' credits, like messages; a call that finds none stands in line with the connections,
-//! a limited number of steps each time, so that neither a broadcast to a thousand rooms nor a chatty
-//! member starves the other. What can have a long answer needs a part of
+//! A call of a caller here holds a place while it is carried out: a part of
+//! [`Limits::api_calls_bytes_max`](crate::base::Limits) as large as what it brings. Its steps become
+//! jobs against the workers' credits, like messages; a call that finds none stands in line with the
+//! connections, a limited number of steps each time, so that neither a broadcast to a thousand rooms
+//! nor a chatty member starves the other. What can have a long answer needs a part of
 //! [`Limits::api_answers_bytes_max`](crate::base::Limits) first, and its answer keeps what it takes
 //! of that until it is written.
+//!
+//! On a node alone a call needs nobody but the workers to come to its end. In a cluster it may wait
+//! for the broker and for other nodes, each time no longer than they are waited for, and keeps its
+//! place meanwhile. So nodes could wait for each other, each with all its places taken by calls that
+//! wait for answers of the other. Therefore a question of another node needs none of what callers
+//! here share: it is one of at most [`QUESTIONS_MAX`], its long answer has a part of
+//! [`QUESTIONS_ANSWERS_BYTES_MAX`], and it needs nobody but the workers. One that is over the bound
+//! is refused at once, and its node goes without this part.
+//!
+//! `here` answers what needs no worker, `nodes` says what is asked of others and how long they are
+//! waited for.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
 
-use super::call::{ANSWER_BYTES_MAX, Call, Caller, Outcome, Recipients, Step};
+use super::call::{ANSWER_BYTES_MAX, Call, Caller, Outcome, PLACE_BYTES_MIN, Recipients, Step};
 use super::{Hub, bound, mark_dirty};
-use crate::base::{CloseReason, ConnId, Delivery, Limits, Now, RoomName, shown_address};
+use crate::base::{CloseReason, ConnId, Delivery, Instant, Limits, Now};
+use crate::conn::Purpose;
 use crate::conn::pressure::{Level, Verdict, judge};
-use crate::conn::{Connection, Purpose};
 use crate::exchange::{CallKey, CallPart, Job};
-use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow, Page};
-use crate::wire::api::{
-    ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, Target, client_here, client_name,
-};
+use crate::wire::api::answer::{ApiReply, ApiResult};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
 /// The calls in progress.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
+    /// Those that have begun, and questions of other nodes.
     slots: Slab<Call>,
     /// The places of calls in progress.
     taken_bytes: usize,
     /// Calls that wait for a place.
     waiting: VecDeque<Call>,
-    /// Reserved for long answers, and taken by those that are not written yet.
-    answers_bytes: usize,
-    /// Calls that wait to reserve.
-    unreserved: VecDeque<CallKey>,
+    /// Questions among the slots.
+    questions_len: usize,
+    /// Memory for long answers of calls.
+    answers: Answers,
+    /// That of questions.
+    question_answers: Answers,
     /// Answers for the program around the daemon.
     answered: VecDeque<(u64, ProgramReply)>,
+}
+
+/// Memory for long answers.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Reserved, and taken by those that are not written yet.
+    bytes: usize,
+    /// Those who wait to reserve.
+    unreserved: VecDeque<CallKey>,
+}
+
+impl Answers {
+    /// Whether there is room for one more, of `bytes_max`.
+    fn may_reserve(&self, bytes_max: usize) -> bool {
+        self.bytes == 0 || self.bytes + ANSWER_BYTES_MAX <= bytes_max
+    }
+
+    /// The next in line, if there is room for it.
+    fn next(&mut self, bytes_max: usize) -> Option<CallKey> {
+        let may_reserve = self.may_reserve(bytes_max);
+        may_reserve.then(|| self.unreserved.pop_front()).flatten()
+    }
+
+    fn can_go_on(&self, bytes_max: usize) -> bool {
+        !self.unreserved.is_empty() && self.may_reserve(bytes_max)
+    }
 }
 
 /// What the program around the daemon can ask for.
@@ -108,16 +145,12 @@ impl Calls {
             || self.taken_bytes + Self::weight(call.bytes) <= limits.api_calls_bytes_max
     }
 
-    fn may_reserve(&self, limits: &Limits) -> bool {
-        self.answers_bytes == 0
-            || self.answers_bytes + ANSWER_BYTES_MAX <= limits.api_answers_bytes_max
-    }
-
     /// Whether one of those that wait could go on.
     pub(super) fn can_go_on(&self, limits: &Limits) -> bool {
         let has_place = |call| self.has_place(call, limits);
         self.waiting.front().is_some_and(has_place)
-            || (!self.unreserved.is_empty() && self.may_reserve(limits))
+            || self.answers.can_go_on(limits.api_answers_bytes_max)
+            || self.question_answers.can_go_on(QUESTIONS_ANSWERS_BYTES_MAX)
     }
 
     /// A caller has gone: its call is dropped if it has not begun.
@@ -127,37 +160,53 @@ impl Calls {
 
     /// A long answer is to be counted until it is written.
     pub(super) fn count_answer(&mut self, bytes: usize) {
-        self.answers_bytes += bytes;
+        self.answers.bytes += bytes;
     }
 
     /// It is written, or nobody waits for it any more.
     pub(super) fn forget_answer(&mut self, bytes: usize) {
-        self.answers_bytes -= bytes;
+        self.answers.bytes -= bytes;
     }
 
-    /// Asserts that nothing taken is lost; `written_bytes` are those of long answers on their way.
+    /// Asserts that nothing taken is lost; `answers_bytes` are those of long answers on their way.
     pub(super) fn check_invariants(&self, answers_bytes: usize) {
         let calls = || self.slots.iter().map(|(_, call)| call);
-        let taken: usize = calls().map(|call| Self::weight(call.bytes)).sum();
-        assert_eq!(self.taken_bytes, taken);
-        let reserved = calls().filter(|call| call.has_reserved).count() * ANSWER_BYTES_MAX;
-        assert_eq!(self.answers_bytes, reserved + answers_bytes);
-    }
-
-    /// Lets a call gather long answers.
-    fn reserve(&mut self, key: CallKey) {
-        if let Some(call) = self.get_mut(key) {
-            call.has_reserved = true;
-            self.answers_bytes += ANSWER_BYTES_MAX;
+        let (mut taken, mut questions, mut reserved) = (0, 0, [answers_bytes, 0]);
+        for call in calls() {
+            let is_question = call.caller.is_node();
+            questions += usize::from(is_question);
+            if !is_question {
+                taken += Self::weight(call.bytes);
+            }
+            if call.has_reserved {
+                reserved[usize::from(is_question)] += ANSWER_BYTES_MAX;
+            }
         }
+        assert_eq!((self.taken_bytes, self.questions_len), (taken, questions));
+        assert!(self.questions_len <= QUESTIONS_MAX);
+        let bytes = [self.answers.bytes, self.question_answers.bytes];
+        assert_eq!(bytes, reserved);
     }
 
-    /// Puts a call in the line for that.
-    fn wait_to_reserve(&mut self, key: CallKey, step: Step) {
-        if let Some(call) = self.get_mut(key) {
+    /// Lets a call gather long answers, or puts it in the line for that; returns the step if it may
+    /// be carried out.
+    fn reserve(&mut self, key: CallKey, step: Step, limits: &Limits) -> Option<Step> {
+        let call = self.slots.get_mut(key as usize)?;
+        if !step.is_long() || call.has_reserved {
+            return Some(step);
+        }
+        let (answers, bytes_max) = match call.caller.is_node() {
+            true => (&mut self.question_answers, QUESTIONS_ANSWERS_BYTES_MAX),
+            false => (&mut self.answers, limits.api_answers_bytes_max),
+        };
+        if !answers.may_reserve(bytes_max) {
             call.put_back(step);
-            self.unreserved.push_back(key);
+            answers.unreserved.push_back(key);
+            return None;
         }
+        call.has_reserved = true;
+        answers.bytes += ANSWER_BYTES_MAX;
+        Some(step)
     }
 
     pub(super) fn get_mut(&mut self, key: CallKey) -> Option<&mut Call> {
@@ -198,25 +247,6 @@ impl<S> Hub<S> {
         self.calls.answered.pop_front()
     }
 
-    /// The figures of the node, for a part that [`Hub::poll_inquiry`] named.
-    pub fn handle_node(&mut self, now: Now, part: CallPart, figures: &NodeFigures) {
-        let row = NodeRow {
-            uid: figures.uid.clone(),
-            name: figures.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            clients: self.open_len,
-            users: self.users.len(),
-            channels: self.members.rooms_len(),
-            subscriptions: self.members.members_len(),
-            uptime_secs: now.instant.saturating_duration_since(self.start).as_secs(),
-            cpu_percent: figures.cpu_percent,
-            rss_bytes: figures.rss_bytes,
-        };
-        let mut page = Page::default();
-        page.push_node(&row);
-        self.answer_part(now, part, Ok(ApiResult::Info(page)));
-    }
-
     /// Begins a call, or puts it in the line for a place.
     pub(super) fn begin_call(&mut self, now: Now, mut call: Call) {
         call.taken_at = now.instant;
@@ -229,14 +259,29 @@ impl<S> Hub<S> {
         self.advance_call(now, key);
     }
 
+    /// Begins to answer a node; returns whether there was a place for its question.
+    pub(super) fn begin_question(&mut self, now: Now, mut call: Call) -> bool {
+        if self.calls.questions_len >= QUESTIONS_MAX {
+            return false;
+        }
+        call.taken_at = now.instant;
+        self.calls.questions_len += 1;
+        let key = self.calls.slots.insert(call) as CallKey;
+        self.advance_call(now, key);
+        true
+    }
+
     /// Goes on with calls that waited, for as long as there is room for them.
     pub(super) fn go_on_with_calls(&mut self, now: Now) -> bool {
         let mut is_any = false;
-        while !self.calls.unreserved.is_empty() && self.calls.may_reserve(&self.limits) {
-            if let Some(key) = self.calls.unreserved.pop_front() {
-                is_any = true;
-                self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
-            }
+        let bytes_max = self.limits.api_answers_bytes_max;
+        while let Some(key) = (self.calls.answers.next(bytes_max)).or_else(|| {
+            self.calls
+                .question_answers
+                .next(QUESTIONS_ANSWERS_BYTES_MAX)
+        }) {
+            is_any = true;
+            self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
         }
         while let Some(call) = self.calls.waiting.pop_front() {
             if !self.calls.has_place(&call, &self.limits) {
@@ -298,21 +343,15 @@ impl<S> Hub<S> {
             let Some(step) = call.next_step(key) else {
                 break;
             };
-            if step.is_long() && !call.has_reserved {
-                if !self.calls.may_reserve(&self.limits) {
-                    self.calls.wait_to_reserve(key, step);
-                    return;
-                }
-                self.calls.reserve(key);
-            }
+            let Some(step) = self.calls.reserve(key, step, &self.limits) else {
+                return;
+            };
             let worker = match &step {
                 Step::Room { room, .. } => self.jobs.worker_of(room),
                 Step::ListRooms { worker, .. } => *worker,
                 Step::Decode { .. } | Step::Encode { .. } => self.jobs.worker_of_call(key),
                 Step::Here { .. } => 0,
-                Step::Announce { .. } | Step::AskNodes { .. } => {
-                    self.jobs.worker_of(&RoomName::control())
-                }
+                Step::Announce { .. } | Step::AskNodes { .. } => self.worker_of_nodes(),
             };
             let job = match step {
                 Step::Here { part, call } if budget > 0 => {
@@ -344,11 +383,12 @@ impl<S> Hub<S> {
                 },
                 Step::ListRooms { part, pattern, .. } => Job::ListRooms { part, pattern },
                 Step::Encode { part, payload } => Job::Encode { part, payload },
-                Step::Announce { part, call } => match self.announcement(part, &call) {
-                    Some(job) => job,
-                    None => continue,
+                Step::Announce { part, notice } => Job::Announce {
+                    part: Some(part),
+                    notice,
+                    is_kept: true,
                 },
-                Step::AskNodes { part, call } => match self.question(now, part, &call) {
+                Step::AskNodes { part, question } => match self.ask_nodes(now, part, &question) {
                     Some(job) => job,
                     None => {
                         if let Some(call) = self.calls.get_mut(key) {
@@ -363,20 +403,35 @@ impl<S> Hub<S> {
             budget -= 1;
             self.jobs.push(worker, job);
         }
-        let is_over = self.calls.get_mut(key).is_some_and(|call| call.is_over());
-        if is_over {
-            self.finish_call(now, key);
+        let over = self.calls.get_mut(key).filter(|call| call.is_over());
+        let Some(caller) = over.map(|call| call.caller) else {
+            return;
+        };
+        let worker = self.worker_of_nodes();
+        if caller.is_node() && !self.jobs.has_credit(worker) {
+            // Its answer is a job, too, and may be long: it keeps its place meanwhile.
+            if let Some(call) = self.calls.get_mut(key) {
+                call.shorten();
+            }
+            self.jobs.wait_with_call(worker, key);
+            return;
         }
+        self.finish_call(now, key);
     }
 
     fn finish_call(&mut self, now: Now, key: CallKey) {
         let call = self.calls.slots.remove(key as usize);
-        self.calls.taken_bytes -= Calls::weight(call.bytes);
+        let is_question = call.caller.is_node();
         let has_reserved = call.has_reserved;
-        if has_reserved {
-            self.calls.answers_bytes -= ANSWER_BYTES_MAX;
+        let reserved = if has_reserved { ANSWER_BYTES_MAX } else { 0 };
+        if is_question {
+            self.calls.questions_len -= 1;
+            self.calls.question_answers.bytes -= reserved;
+        } else {
+            self.calls.taken_bytes -= Calls::weight(call.bytes);
+            self.calls.answers.bytes -= reserved;
         }
-        let is_counted = matches!(call.caller, Caller::Conn(_) | Caller::Program { .. });
+        let is_counted = !is_question;
         for (method, code) in call.outcomes().filter(|_| is_counted) {
             if let Some(method) = method {
                 *self.counters.api_calls.entry(method.name()).or_default() += 1;
@@ -394,8 +449,13 @@ impl<S> Hub<S> {
         }
         match call.caller {
             Caller::Conn(id) => self.respond(now, id, &call.into_outcome(), has_reserved),
-            Caller::Node { node, number } => self.tell_node(node, number, call.into_outcome()),
-            Caller::Nobody => {}
+            Caller::Node { node, number } => {
+                let reply = match call.into_outcome() {
+                    Outcome::Single(reply) => reply,
+                    Outcome::Batch(_) | Outcome::Undecodable => Err(ApiCode::Internal),
+                };
+                self.tell_node(node, number, &reply);
+            }
             Caller::Program { number, in_json } => {
                 let reply = match call.into_outcome() {
                     outcome if in_json => ProgramReply::Json(outcome.to_json()),
@@ -409,130 +469,6 @@ impl<S> Hub<S> {
         }
     }
 
-    /// Answers what needs no worker; `None` if the shell is to answer.
-    fn answer_here(&mut self, now: Now, part: CallPart, call: ApiCall) -> Option<ApiReply> {
-        Some(Ok(match call {
-            ApiCall::Info => {
-                self.inquiries.push_back(Inquiry::Node(part));
-                return None;
-            }
-            ApiCall::Disconnect {
-                target,
-                whitelist,
-                code,
-                reason,
-            } => {
-                let node = self.node();
-                let stay: HashSet<ConnId> = whitelist
-                    .iter()
-                    .filter_map(|one| client_here(node, one))
-                    .collect();
-                for id in self.targets(&target) {
-                    if !stay.contains(&id) {
-                        self.close_as(now, id, CloseReason::ForceDisconnect, (code, &reason));
-                    }
-                }
-                ApiResult::Done
-            }
-            ApiCall::Unsubscribe { channel, target } => {
-                for id in self.targets(&target) {
-                    self.unsubscribe(id, &channel);
-                }
-                ApiResult::Done
-            }
-            ApiCall::Connections { of, limit } => {
-                ApiResult::Connections(self.connection_rows(now, &of, limit))
-            }
-            _ => return Some(Err(ApiCode::Internal)),
-        }))
-    }
-
-    /// The connections that are meant, those that are WebSockets or about to be.
-    fn targets(&self, target: &Target) -> Vec<ConnId> {
-        let (user, client) = match target {
-            Target::User(user) => return self.users.of(user).collect(),
-            Target::Client(client) => (None, client),
-            Target::ClientOf(user, client) => (Some(user), client),
-        };
-        let is_meant = |id: &ConnId| {
-            let purpose = self.table.get(*id).and_then(|conn| conn.purpose());
-            let identity = purpose.and_then(Purpose::identity);
-            purpose.is_some() && (user.is_none() || identity.map(|one| &one.user) == user)
-        };
-        client_here(self.node(), client)
-            .filter(is_meant)
-            .into_iter()
-            .collect()
-    }
-
-    /// Takes a connection out of a room.
-    fn unsubscribe(&mut self, id: ConnId, room: &RoomName) {
-        if self.table.get(id).is_none() {
-            return;
-        }
-        if let Some(form) = self.members.leave(room, id.slot) {
-            self.leave(id, room.clone(), form);
-            return;
-        }
-        let Some(conn) = self.table.at_mut(id.slot) else {
-            return;
-        };
-        if let Some(Purpose::Rooms { form, .. }) = conn.purpose() {
-            let form = *form;
-            if conn.remove_missed(room) {
-                self.leave(id, room.clone(), form);
-                self.catch_up(id);
-            }
-        }
-    }
-
-    fn connection_rows(&self, now: Now, of: &ConnectionsOf, limit: usize) -> Page {
-        let ids: Vec<ConnId> = match of {
-            ConnectionsOf::User(user) => self.users.of(user).take(limit).collect(),
-            ConnectionsOf::Channel(room) => {
-                let members = self
-                    .members
-                    .room(room)
-                    .map_or(&[][..], |room| room.members());
-                members
-                    .iter()
-                    .take(limit)
-                    .filter_map(|member| self.table.id_at(member.slot))
-                    .collect()
-            }
-        };
-        let mut page = Page::default();
-        for conn in ids.into_iter().filter_map(|id| self.table.get(id)) {
-            if page.is_full() {
-                break;
-            }
-            page.push_connection(&self.connection_row(now, conn, usize::MAX));
-        }
-        page
-    }
-
-    /// What there is to say of a connection, with up to `rooms_max` of its rooms.
-    pub(super) fn connection_row(
-        &self,
-        now: Now,
-        conn: &Connection,
-        rooms_max: usize,
-    ) -> ConnectionRow {
-        let level = conn.queue.level();
-        let rooms = self.members.rooms_of(conn.id.slot).take(rooms_max);
-        ConnectionRow {
-            client: client_name(self.node(), conn.id).into(),
-            peer: shown_address(conn.peer()).to_string().into(),
-            user: conn.identity().map(|one| one.user.clone()),
-            rooms: rooms.map(|(room, _)| room.name().clone()).collect(),
-            age_ms: now.instant.nanos_since(conn.opened_at) / 1_000_000,
-            queued: level.publications,
-            queued_bytes: level.bytes,
-            sent: conn.traffic.deliveries,
-            skipped: conn.traffic.skipped,
-        }
-    }
-
     /// A message that belongs to no room was encoded: gives it to those it is for.
     pub(super) fn encoded(
         &mut self,
@@ -540,24 +476,15 @@ impl<S> Hub<S> {
         part: CallPart,
         forms: &[Arc<Frames>; WireForm::COUNT],
     ) -> usize {
-        let recipients = self
-            .calls
-            .get_mut(part.call)
-            .and_then(|call| call.recipients(part));
-        let ids: Vec<ConnId> = match recipients {
-            None => Vec::new(),
-            Some(Recipients::All) => self.table.iter().map(|conn| conn.id).collect(),
-            Some(Recipients::One(id)) => vec![id],
+        let Some(call) = self.calls.get_mut(part.call) else {
+            return 0;
         };
-        let mut given = 0;
-        for id in ids {
-            given += usize::from(self.give(now, id, forms));
-        }
-        if given > 0
-            && let Some(call) = self.calls.get_mut(part.call)
-        {
-            self.latency.note_queued(call.taken_at, self.dirty.len());
-        }
+        let (recipients, taken_at) = (call.recipients(part), call.taken_at);
+        let given = match recipients {
+            None => 0,
+            Some(Recipients::All) => self.give_all(now, taken_at, forms),
+            Some(Recipients::One(id)) => self.give_each(now, taken_at, vec![id], forms),
+        };
         let is_missed = given == 0 && matches!(recipients, Some(Recipients::One(_)));
         let reply = if is_missed {
             Err(ApiCode::UnknownChannel)
@@ -565,6 +492,34 @@ impl<S> Hub<S> {
             Ok(ApiResult::Done)
         };
         self.answer_part(now, part, reply);
+        given
+    }
+
+    /// Gives a message to every connection; returns to how many.
+    pub(super) fn give_all(
+        &mut self,
+        now: Now,
+        taken_at: Instant,
+        forms: &[Arc<Frames>; WireForm::COUNT],
+    ) -> usize {
+        let ids = self.table.iter().map(|conn| conn.id).collect();
+        self.give_each(now, taken_at, ids, forms)
+    }
+
+    fn give_each(
+        &mut self,
+        now: Now,
+        taken_at: Instant,
+        ids: Vec<ConnId>,
+        forms: &[Arc<Frames>; WireForm::COUNT],
+    ) -> usize {
+        let mut given = 0;
+        for id in ids {
+            given += usize::from(self.give(now, id, forms));
+        }
+        if given > 0 {
+            self.latency.note_queued(taken_at, self.dirty.len());
+        }
         given
     }
 
@@ -603,8 +558,12 @@ impl<S> Hub<S> {
 /// Calls of the program that wait for a place before no more are taken; its queue holds the rest.
 const PROGRAM_WAITING_MAX: usize = 8;
 
-/// The least place that a call takes, in bytes.
-const PLACE_BYTES_MIN: usize = 64 << 10;
+/// Questions of other nodes that are being answered. Each is a name or a pattern, and some hundred
+/// bytes around it, until its answer is there.
+pub(super) const QUESTIONS_MAX: usize = 4096;
+
+/// Memory for the long answers to them, in bytes: two at a time.
+const QUESTIONS_ANSWERS_BYTES_MAX: usize = 2 * ANSWER_BYTES_MAX;
 
 /// How many jobs a call may hand over before the next in line has its turn.
 const STEPS_PER_TURN_IN_LINE: usize = 64;

@@ -65,9 +65,7 @@ impl<S> Hub<S> {
             }
             Effect::Interrupted { room, last, told } => 1 + self.interrupt(now, &room, last, &told),
             Effect::Online { room, others } if room.is_control() => {
-                if let Some(nodes) = &mut self.nodes {
-                    nodes.set_others(others);
-                }
+                self.note_others(now, others);
                 1
             }
             Effect::Online { room, others } => {
@@ -79,11 +77,12 @@ impl<S> Hub<S> {
                 1
             }
             Effect::Heard { from, notice } => {
-                self.hear(now, from, &notice);
+                self.hear(now, from, *notice);
                 1
             }
-            Effect::Told { bytes } => {
-                self.handle_told(now, &bytes);
+            Effect::HeardMessage { forms } => 1 + self.give_all(now, now.instant, &forms),
+            Effect::Told { number, part } => {
+                self.handle_told(now, number, part);
                 1
             }
             Effect::Availability(is_available) => {

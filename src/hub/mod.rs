@@ -14,7 +14,7 @@
 //! - Members are connections that are joining or open.
 //! - A connection that was told to pause is told to resume when the cause has gone.
 //!
-//! `requests` says what HTTP gets, `api` and `calls` serve back ends, `replay` gives a member what
+//! `requests` says what HTTP gets, `api`, `calls` and `here` serve back ends, `replay` gives a member what
 //! it missed, `dispatch` turns messages into jobs and takes effects, `echo` answers without,
 //! `fanout` fills send queues,
 //! `ending` is the way out of a connection, `drain` that of the daemon, `proxies` knows whom a proxy
@@ -32,6 +32,7 @@ mod ending;
 mod events;
 mod fanout;
 mod figures;
+mod here;
 mod invariants;
 mod jobs;
 mod latency;

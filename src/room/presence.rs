@@ -66,6 +66,11 @@ impl Presence {
         self.users.len()
     }
 
+    /// Those users, in no order.
+    pub fn users(&self) -> impl Iterator<Item = &UserId> {
+        self.users.keys()
+    }
+
     /// The clients, in no order.
     pub fn clients(&self) -> impl Iterator<Item = (ConnId, Option<&Identity>)> {
         let identified = self.identified.iter();

@@ -4,7 +4,9 @@ use super::RoomShard;
 use crate::base::{Glob, Instant, Now, Offset, Position, RoomName};
 use crate::exchange::{CallPart, Effect, RoomAsk};
 use crate::room::history::History;
+use crate::room::presence::Presence;
 use crate::wire::api::answer::{ApiReply, ApiResult, Page};
+use crate::wire::api::relay::USERS_BYTES_MAX;
 use crate::wire::api::{ApiCall, ApiCode, HistorySince, client_name};
 use crate::wire::raw::Publication;
 
@@ -79,6 +81,12 @@ impl RoomShard {
 
     fn presence_stats(&self, name: &RoomName) -> ApiReply {
         let presence = self.rooms.get(name).map(|room| &room.presence);
+        if self.following.is_some()
+            && let Some(users) = named_users(presence)
+        {
+            let clients = presence.map_or(0, |presence| presence.clients_len());
+            return Ok(ApiResult::PresenceUsers { clients, users });
+        }
         Ok(ApiResult::PresenceStats {
             clients: presence.map_or(0, |presence| presence.clients_len()),
             users: presence.map_or(0, |presence| presence.users_len()),
@@ -157,6 +165,18 @@ impl RoomShard {
         self.forget(name);
         Ok(ApiResult::Done)
     }
+}
+
+/// The users of a room, if they are few enough to be named.
+fn named_users(presence: Option<&Presence>) -> Option<Page> {
+    let mut page = Page::default();
+    for user in presence.into_iter().flat_map(Presence::users) {
+        page.push_user(user);
+        if page.bytes_len() > USERS_BYTES_MAX {
+            return None;
+        }
+    }
+    Some(page)
 }
 
 /// A page that is of use only if nothing is missing.

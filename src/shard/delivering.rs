@@ -230,7 +230,7 @@ impl RoomShard {
             self.totals.following().own_deliveries.observe(since);
         }
         if name.is_control() {
-            self.hear(name, one.offset, shared, waiting);
+            self.hear(now, name, (one.offset, shared), waiting);
             return;
         }
         let publication = Publication {

@@ -193,7 +193,7 @@ impl RoomShard {
             Event::Claimed { number, outcome } => self.handle_claimed(now, number, outcome),
             // It is told to every shard; one is enough.
             Event::Told { bytes } if self.rooms.contains_key(&RoomName::control()) => {
-                self.effects.push_back(Effect::Told { bytes });
+                self.handle_told(&bytes);
             }
             Event::Told { .. } => {}
             Event::Broken(name) => {

@@ -10,7 +10,9 @@ use super::numbering::Publisher;
 use crate::base::{Instant, NodeId, Now, Offset, RoomName};
 use crate::cluster::{Request, Shared};
 use crate::exchange::{CallPart, Effect};
+use crate::wire::api::ApiCall;
 use crate::wire::api::answer::ApiResult;
+use crate::wire::api::relay::{self, Notice};
 use crate::wire::frame::Payload;
 
 impl RoomShard {
@@ -39,6 +41,13 @@ impl RoomShard {
         self.append(times, publisher, RoomName::control(), None, notice);
     }
 
+    /// Another node has answered.
+    pub(super) fn handle_told(&mut self, bytes: &[u8]) {
+        if let Some((number, part)) = relay::decode_answer(bytes) {
+            self.effects.push_back(Effect::Told { number, part });
+        }
+    }
+
     /// Answers a node.
     pub(super) fn tell_node(&mut self, node: NodeId, bytes: Vec<u8>) {
         if let Some(following) = &mut self.following {
@@ -47,18 +56,27 @@ impl RoomShard {
         }
     }
 
-    /// A node has told all.
+    /// A node has told all. It is read here, and a message for all is encoded here, so that the hub
+    /// has nothing to keep of it: what it has no time for waits like every other effect.
     pub(super) fn hear(
         &mut self,
+        now: Now,
         name: &RoomName,
-        offset: Offset,
-        shared: &Shared,
+        (offset, shared): (Offset, &Shared),
         waiting: Option<CallPart>,
     ) {
-        self.effects.push_back(Effect::Heard {
-            from: shared.token.node,
-            notice: shared.payload.clone(),
-        });
+        let from = shared.token.node;
+        match Notice::decode(shared.payload.bytes()) {
+            None => {}
+            Some(Notice::Order(ApiCall::PublishAll { payload })) => {
+                let forms = self.forms_of(now, &payload);
+                self.effects.push_back(Effect::HeardMessage { forms });
+            }
+            Some(notice) => {
+                let notice = Box::new(notice);
+                self.effects.push_back(Effect::Heard { from, notice });
+            }
+        }
         if let Some(room) = self.rooms.get_mut(name) {
             room.last = offset;
         }

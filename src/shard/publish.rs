@@ -8,7 +8,7 @@ use crate::base::{CloseReason, Compressed, ConnId, Identity, Instant, Now, Posit
 use crate::exchange::{CallPart, Effect, Origin};
 use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCode, Publish};
-use crate::wire::frame::Payload;
+use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::{self, Publication, WireForm};
 
 impl RoomShard {
@@ -173,8 +173,18 @@ impl RoomShard {
         }
     }
 
-    /// Encodes a message that belongs to no room, in every form.
+    /// Encodes a message for a back end that belongs to no room.
     pub(super) fn encode(&mut self, now: Now, part: CallPart, payload: &Payload) {
+        let forms = self.forms_of(now, payload);
+        self.effects.push_back(Effect::Encoded { part, forms });
+    }
+
+    /// A message that belongs to no room, in every form.
+    pub(super) fn forms_of(
+        &self,
+        now: Now,
+        payload: &Payload,
+    ) -> Box<[Arc<Frames>; WireForm::COUNT]> {
         let gzip_bytes_min = self.limits.gzip_bytes_min;
         let mut compressed = Compressed::default();
         let forms = WireForm::ALL.map(|form| {
@@ -183,8 +193,7 @@ impl RoomShard {
             frames
         });
         self.totals.count_compressed(compressed);
-        let forms = Box::new(forms);
-        self.effects.push_back(Effect::Encoded { part, forms });
+        Box::new(forms)
     }
 }
 

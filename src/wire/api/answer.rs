@@ -36,6 +36,13 @@ pub enum ApiResult {
         /// Different users among them.
         users: usize,
     },
+    /// The same, between nodes: who is counted on two of them must count once.
+    PresenceUsers {
+        /// Connections.
+        clients: usize,
+        /// The id of each user, once.
+        users: Page,
+    },
     /// What was published in a room.
     History {
         /// The publications, in the direction asked for.
@@ -92,6 +99,11 @@ impl Page {
         put_client(out, identity, client);
     }
 
+    /// Appends the id of a user.
+    pub fn push_user(&mut self, user: &UserId) {
+        put(self.next(), user.as_str());
+    }
+
     /// Appends a room with its number of clients.
     pub fn push_channel(&mut self, name: &RoomName, clients: usize) {
         let out = self.next();
@@ -138,11 +150,10 @@ impl Page {
         &self.json
     }
 
-    /// A page of `len` items that another node has written; `None` if they are no text.
+    /// A page of `len` items, written as JSON without the brackets.
     #[must_use]
-    pub fn of_items(json: Vec<u8>, len: usize) -> Option<Self> {
-        let is_text = std::str::from_utf8(&json).is_ok() && json.is_empty() == (len == 0);
-        is_text.then_some(Self { json, len })
+    pub fn of_items(json: Vec<u8>, len: usize) -> Self {
+        Self { json, len }
     }
 
     /// Appends the items of another page.
@@ -251,6 +262,7 @@ impl ApiResult {
             | Self::Channels(page)
             | Self::Connections(page)
             | Self::Info(page)
+            | Self::PresenceUsers { users: page, .. }
             | Self::History {
                 publications: page, ..
             } => page.bytes_len(),
@@ -310,6 +322,10 @@ fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
         ApiResult::PresenceStats { clients, users } => {
             object.member("num_clients", clients);
             object.member("num_users", users);
+        }
+        ApiResult::PresenceUsers { clients, users } => {
+            object.member("num_clients", clients);
+            object.member("num_users", &users.len());
         }
         ApiResult::History { publications, top } => {
             put_page(object.key("publications"), b"[]", publications);

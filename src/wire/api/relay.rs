@@ -2,49 +2,54 @@
 //!
 //! A notice is JSON, in the words of the API itself: `{"ask":7,"method":"presence","params":{…}}`.
 //! Without `ask` it is to be carried out by every node, and nobody waits for an answer. An answer is
-//! a number, a kind, and what a [`Page`] holds.
+//! a number, a kind, and counts or what a [`Page`] holds. It is read, with all that is wrong in it,
+//! before it is merged; [`merge`] keeps the bounds that the answer of one node keeps.
 
-use serde::Deserialize;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::answer::{ApiReply, ApiResult, Page};
-use super::{ApiCall, ApiCode, ConnectionsOf, Target};
+use super::{ApiCall, ApiCode, CONNECTIONS_LIMIT_MAX, ConnectionsOf, PAGE_BYTES_MAX, Target};
 use crate::wire::frame::{Payload, PayloadKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 /// What a node tells all others.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Notice {
-    /// The number of the question; `None` if it is none.
-    pub ask: Option<u64>,
-    /// What is to be done.
-    pub call: ApiCall,
+pub enum Notice {
+    /// Every node is to carry this out, and nobody waits for it.
+    Order(ApiCall),
+    /// Every other node is to answer.
+    Question {
+        /// Names the question, to the node that asks.
+        number: u64,
+        /// What is asked.
+        call: ApiCall,
+    },
 }
 
 impl Notice {
-    /// Writes a notice; `None` for a call that does not concern others.
-    #[must_use]
-    pub fn encode(ask: Option<u64>, call: &ApiCall) -> Option<String> {
-        let params = params(call)?;
-        let ask = ask.map_or_else(String::new, |ask| format!("\"ask\":{ask},"));
-        let method = call.method().name();
-        Some(format!(
-            "{{{ask}\"method\":\"{method}\",\"params\":{params}}}"
-        ))
-    }
-
     /// Reads one; `None` for what is none, or is of a newer version.
     #[must_use]
     pub fn decode(text: &[u8]) -> Option<Self> {
-        let notice: Written<'_> = serde_json::from_slice(text).ok()?;
-        let call =
-            ApiCall::parse(notice.method, notice.params.get().as_bytes(), usize::MAX).ok()?;
-        params_are_relayed(&call).then_some(Self {
-            ask: notice.ask,
-            call,
-        })
+        let Written {
+            ask,
+            method,
+            params,
+        } = serde_json::from_slice(text).ok()?;
+        let call = ApiCall::parse(method, params.get().as_bytes(), usize::MAX).ok()?;
+        match ask {
+            None if params_of_order(&call).is_some() => Some(Self::Order(call)),
+            Some(number) if params_of_question(&call).is_some() => {
+                Some(Self::Question { number, call })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -58,35 +63,42 @@ struct Written<'a> {
     params: &'a RawValue,
 }
 
-/// Whether every node has a part in the answer.
+/// The notice of a call that every node carries out; `None` for any other call.
 #[must_use]
-pub fn is_asked(call: &ApiCall) -> bool {
-    matches!(
-        call,
-        ApiCall::Presence { .. }
-            | ApiCall::PresenceStats { .. }
-            | ApiCall::Channels { .. }
-            | ApiCall::Connections { .. }
-            | ApiCall::Info
-    )
+pub fn order(call: &ApiCall) -> Option<Payload> {
+    let params = params_of_order(call)?;
+    let method = call.method().name();
+    let text = format!("{{\"method\":\"{method}\",\"params\":{params}}}");
+    Some(Payload::from(text))
 }
 
-/// Whether every node carries it out.
-#[must_use]
-pub fn is_announced(call: &ApiCall) -> bool {
-    matches!(
-        call,
-        ApiCall::Disconnect { .. } | ApiCall::Unsubscribe { .. } | ApiCall::PublishAll { .. }
-    )
+/// What the other nodes are asked for a call in whose answer each has a part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    method: &'static str,
+    params: String,
 }
 
-fn params_are_relayed(call: &ApiCall) -> bool {
-    is_asked(call) || is_announced(call)
+impl Question {
+    /// That of this call; `None` if the other nodes have no part in it.
+    #[must_use]
+    pub fn of(call: &ApiCall) -> Option<Self> {
+        let params = params_of_question(call)?;
+        let method = call.method().name();
+        Some(Self { method, params })
+    }
+
+    /// The notice that asks it, as question `number`.
+    #[must_use]
+    pub fn numbered(&self, number: u64) -> Payload {
+        let Self { method, params } = self;
+        let text = format!("{{\"ask\":{number},\"method\":\"{method}\",\"params\":{params}}}");
+        Payload::from(text)
+    }
 }
 
-fn params(call: &ApiCall) -> Option<String> {
+fn params_of_question(call: &ApiCall) -> Option<String> {
     let params = match call {
-        ApiCall::PublishAll { payload } => return Some(content_of(payload)),
         ApiCall::Presence { channel } | ApiCall::PresenceStats { channel } => {
             json!({ "channel": channel.as_str() })
         }
@@ -96,6 +108,14 @@ fn params(call: &ApiCall) -> Option<String> {
             ConnectionsOf::User(user) => json!({ "user": user.as_str(), "limit": limit }),
         },
         ApiCall::Info => json!({}),
+        _ => return None,
+    };
+    Some(params.to_string())
+}
+
+fn params_of_order(call: &ApiCall) -> Option<String> {
+    let params = match call {
+        ApiCall::PublishAll { payload } => return Some(content_of(payload)),
         ApiCall::Disconnect {
             target,
             whitelist,
@@ -138,6 +158,10 @@ fn content_of(payload: &Payload) -> String {
 #[must_use]
 pub fn encode_answer(number: u64, reply: &ApiReply) -> Vec<u8> {
     let mut out = number.to_be_bytes().to_vec();
+    let put_page = |out: &mut Vec<u8>, page: &Page| {
+        out.extend_from_slice(&(page.len() as u64).to_be_bytes());
+        out.extend_from_slice(page.items());
+    };
     match reply {
         Ok(
             ApiResult::Presence(page)
@@ -146,8 +170,12 @@ pub fn encode_answer(number: u64, reply: &ApiReply) -> Vec<u8> {
             | ApiResult::Info(page),
         ) => {
             out.push(PAGE);
-            out.extend_from_slice(&(page.len() as u64).to_be_bytes());
-            out.extend_from_slice(page.items());
+            put_page(&mut out, page);
+        }
+        Ok(ApiResult::PresenceUsers { clients, users }) => {
+            out.push(USERS);
+            out.extend_from_slice(&(*clients as u64).to_be_bytes());
+            put_page(&mut out, users);
         }
         Ok(ApiResult::PresenceStats { clients, users }) => {
             out.push(COUNTS);
@@ -161,41 +189,77 @@ pub fn encode_answer(number: u64, reply: &ApiReply) -> Vec<u8> {
     out
 }
 
-/// Reads an answer: the number of the question, and what is to be added to `to`'s own answer.
+/// Reads an answer: the number of the question, and what is to be merged with this node's own
+/// answer. What no node would write is [`Part::Failed`], and nothing of it is kept.
 #[must_use]
 pub fn decode_answer(bytes: &[u8]) -> Option<(u64, Part)> {
     let (number, rest) = take_u64(bytes)?;
     let (kind, rest) = rest.split_first()?;
+    if rest.len() > PART_BYTES_MAX {
+        return Some((number, Part::TooLong));
+    }
     let part = match *kind {
-        PAGE => {
-            let (len, items) = take_u64(rest)?;
-            let len = usize::try_from(len).ok()?;
-            Part::Page(Page::of_items(items.to_vec(), len)?)
-        }
-        COUNTS => {
-            let (clients, rest) = take_u64(rest)?;
-            let (users, _) = take_u64(rest)?;
-            Part::Counts {
-                clients: usize::try_from(clients).ok()?,
-                users: usize::try_from(users).ok()?,
-            }
-        }
-        TOO_LONG => Part::TooLong,
-        _ => Part::Failed,
+        PAGE => part_of_page(rest),
+        USERS => part_of_users(rest),
+        COUNTS => part_of_counts(rest),
+        TOO_LONG => Some(Part::TooLong),
+        _ => None,
     };
-    Some((number, part))
+    Some((number, part.unwrap_or(Part::Failed)))
+}
+
+fn part_of_page(bytes: &[u8]) -> Option<Part> {
+    let (len, items) = take_len(bytes)?;
+    let is_map = items.first() == Some(&b'"');
+    let text = std::str::from_utf8(items).ok()?;
+    let text = match is_map {
+        true => format!("{{{text}}}"),
+        false => format!("[{text}]"),
+    };
+    let Items(found) = serde_json::from_str(&text).ok()?;
+    if found != len || (!is_map && len > CONNECTIONS_LIMIT_MAX) {
+        return None;
+    }
+    let page = Page::of_items(items.to_vec(), len);
+    Some(match is_map {
+        true => Part::Map(page),
+        false => Part::List(page),
+    })
+}
+
+fn part_of_users(bytes: &[u8]) -> Option<Part> {
+    let (clients, rest) = take_len(bytes)?;
+    let (len, items) = take_len(rest)?;
+    let users = Page::of_items(items.to_vec(), len);
+    let is_sound = items.len() <= USERS_BYTES_MAX && names(&users)?.len() == len;
+    is_sound.then_some(Part::Users { clients, users })
+}
+
+fn part_of_counts(bytes: &[u8]) -> Option<Part> {
+    let (clients, rest) = take_len(bytes)?;
+    let (users, _) = take_len(rest)?;
+    Some(Part::Counts { clients, users })
 }
 
 /// What another node adds to an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
-    /// Items.
-    Page(Page),
-    /// Connections, and users among them.
+    /// Items of a list; of none, or of a map without any.
+    List(Page),
+    /// Items of a map.
+    Map(Page),
+    /// Connections, and the users among them.
+    Users {
+        /// Connections.
+        clients: usize,
+        /// The id of each user, once.
+        users: Page,
+    },
+    /// Connections, and users among them, where those are too many to name.
     Counts {
         /// Connections.
         clients: usize,
-        /// Users. One who is on two nodes is counted on each.
+        /// Users.
         users: usize,
     },
     /// There is more than fits an answer.
@@ -209,36 +273,162 @@ impl Part {
     #[must_use]
     pub fn bytes_len(&self) -> usize {
         match self {
-            Self::Page(page) => page.bytes_len(),
+            Self::List(page) | Self::Map(page) | Self::Users { users: page, .. } => {
+                page.bytes_len()
+            }
             _ => 0,
         }
     }
 
-    /// Adds it to the answer of this node.
-    pub fn add_to(self, reply: &mut ApiReply) {
-        match (reply, self) {
-            (
-                Ok(
-                    ApiResult::Presence(page)
-                    | ApiResult::Connections(page)
-                    | ApiResult::Info(page),
-                ),
-                Self::Page(more),
-            ) => page.append(&more),
-            (Ok(ApiResult::Channels(page)), Self::Page(more)) => page.add_channels(&more),
-            (
-                Ok(ApiResult::PresenceStats { clients, users }),
-                Self::Counts {
-                    clients: more_clients,
-                    users: more_users,
-                },
-            ) => {
-                *clients += more_clients;
-                *users += more_users;
+    /// The same in a few bytes, for a call that has no room for it.
+    #[must_use]
+    pub fn shortened(&self) -> Self {
+        match self {
+            Self::Users { clients, users } => Self::Counts {
+                clients: *clients,
+                users: users.len(),
+            },
+            _ => Self::TooLong,
+        }
+    }
+}
+
+/// Merges the answer of this node with the parts of others, in their order. A list has at most
+/// `rows_max` rows, and like that of one node ends when the page is full; any other page that is
+/// full gets [`ApiCode::LimitExceeded`]. A part that is not of the answer's kind is left out.
+pub fn merge(reply: &mut ApiReply, parts: Vec<Part>, rows_max: usize) {
+    if parts.contains(&Part::TooLong) {
+        *reply = Err(ApiCode::LimitExceeded);
+    }
+    match reply {
+        Ok(ApiResult::Connections(page)) => {
+            for part in parts {
+                if let Part::List(more) = part {
+                    append_rows(page, &more, rows_max);
+                }
             }
-            (reply, Self::TooLong) => *reply = Err(ApiCode::LimitExceeded),
+        }
+        Ok(ApiResult::Info(page)) => {
+            for part in parts {
+                if let Part::List(more) = part {
+                    append_rows(page, &more, usize::MAX);
+                }
+            }
+        }
+        Ok(ApiResult::Presence(page)) => {
+            for part in parts {
+                if let Part::Map(more) = part {
+                    page.append(&more);
+                }
+            }
+        }
+        Ok(ApiResult::Channels(page)) => {
+            for part in parts {
+                if let Part::Map(more) = part {
+                    page.add_channels(&more);
+                }
+            }
+        }
+        Ok(ApiResult::PresenceUsers { clients, users }) => {
+            let counts = (*clients, users.len());
+            *reply = Ok(merge_users(counts, Some(users), &parts));
+        }
+        Ok(ApiResult::PresenceStats { clients, users }) => {
+            let counts = (*clients, *users);
+            *reply = Ok(merge_users(counts, None, &parts));
+        }
+        _ => {}
+    }
+    if let Ok(ApiResult::Presence(page) | ApiResult::Channels(page)) = reply
+        && page.is_full()
+    {
+        *reply = Err(ApiCode::LimitExceeded);
+    }
+}
+
+/// Counts connections, and users once each as far as they are named.
+fn merge_users((clients, users): (usize, usize), ours: Option<&Page>, parts: &[Part]) -> ApiResult {
+    let mut clients = clients;
+    let mut unnamed = 0;
+    let mut named = HashSet::new();
+    match ours.and_then(names) {
+        Some(ours) => named.extend(ours),
+        None => unnamed = users,
+    }
+    for part in parts {
+        match part {
+            Part::Users {
+                clients: more,
+                users,
+            } => {
+                clients = clients.saturating_add(*more);
+                named.extend(names(users).unwrap_or_default());
+            }
+            Part::Counts {
+                clients: more,
+                users,
+            } => {
+                clients = clients.saturating_add(*more);
+                unnamed = unnamed.saturating_add(*users);
+            }
             _ => {}
         }
+    }
+    ApiResult::PresenceStats {
+        clients,
+        users: unnamed.saturating_add(named.len()),
+    }
+}
+
+/// The texts of a page of them.
+fn names(page: &Page) -> Option<HashSet<String>> {
+    let text = [b"[", page.items(), b"]"].concat();
+    serde_json::from_slice(&text).ok()
+}
+
+fn append_rows(page: &mut Page, more: &Page, rows_max: usize) {
+    let text = [b"[", more.items(), b"]"].concat();
+    let rows: Vec<&RawValue> = serde_json::from_slice(&text).unwrap_or_default();
+    for row in rows {
+        if page.len() >= rows_max || page.is_full() {
+            return;
+        }
+        page.append(&Page::of_items(row.get().into(), 1));
+    }
+}
+
+/// How many items a list or a map has, which may hold anything.
+struct Items(usize);
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ItemsVisitor)
+    }
+}
+
+struct ItemsVisitor;
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Items;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list or a map")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items, A::Error> {
+        let mut len = 0;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            len += 1;
+        }
+        Ok(Items(len))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Items, A::Error> {
+        let mut len = 0;
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+            len += 1;
+        }
+        Ok(Items(len))
     }
 }
 
@@ -247,7 +437,19 @@ fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*number), rest))
 }
 
+fn take_len(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (number, rest) = take_u64(bytes)?;
+    Some((usize::try_from(number).ok()?, rest))
+}
+
+/// Most bytes of user ids that a node names for `presence_stats`; of more it gives the number.
+pub const USERS_BYTES_MAX: usize = 32 << 10;
+
+/// Longest answer of a node that is read. None is longer, as a call ends there, too.
+const PART_BYTES_MAX: usize = 2 * PAGE_BYTES_MAX;
+
 const PAGE: u8 = b'p';
+const USERS: u8 = b'u';
 const COUNTS: u8 = b'c';
 const TOO_LONG: u8 = b'l';
 const FAILED: u8 = b'f';
@@ -255,44 +457,63 @@ const FAILED: u8 = b'f';
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{RoomName, UserId};
+    use crate::wire::api::ApiMethod;
+    use crate::wire::api::answer::{ConnectionRow, answer};
+
+    const ORDERS: [(&str, &str); 7] = [
+        (
+            "disconnect",
+            r#"{"user":"u","whitelist":["1.2"],"disconnect":{"code":4001,"reason":"x"}}"#,
+        ),
+        ("disconnect", r#"{"user":"u","client":"1.2"}"#),
+        ("disconnect", r#"{"client":"1.2"}"#),
+        ("unsubscribe", r#"{"channel":"a","user":"u"}"#),
+        ("publish_all", r#"{"data":"text"}"#),
+        (
+            "publish_all",
+            r#"{"data":{"b":[12345678901234567890123,null],"a":1}}"#,
+        ),
+        ("publish_all", r#"{"b64data":"AAE="}"#),
+    ];
+
+    const QUESTIONS: [(&str, &str); 6] = [
+        ("presence", r#"{"channel":"a"}"#),
+        ("presence_stats", r#"{"channel":"a"}"#),
+        ("channels", r#"{"pattern":"a*"}"#),
+        ("connections", r#"{"channel":"a","limit":3}"#),
+        ("connections", r#"{"user":"u","limit":3}"#),
+        ("info", "{}"),
+    ];
+
+    fn call((method, body): (&str, &str)) -> ApiCall {
+        ApiCall::parse(method, body.as_bytes(), 100).expect(body)
+    }
 
     #[test]
     fn every_call_that_concerns_others_comes_through() {
-        for (method, body) in [
-            ("presence", r#"{"channel":"a"}"#),
-            ("presence_stats", r#"{"channel":"a"}"#),
-            ("channels", r#"{"pattern":"a*"}"#),
-            ("connections", r#"{"channel":"a","limit":3}"#),
-            ("connections", r#"{"user":"u","limit":3}"#),
-            ("info", "{}"),
-            (
-                "disconnect",
-                r#"{"user":"u","whitelist":["1.2"],"disconnect":{"code":4001,"reason":"x"}}"#,
-            ),
-            ("disconnect", r#"{"user":"u","client":"1.2"}"#),
-            ("disconnect", r#"{"client":"1.2"}"#),
-            ("unsubscribe", r#"{"channel":"a","user":"u"}"#),
-            ("publish_all", r#"{"data":"text"}"#),
-            (
-                "publish_all",
-                r#"{"data":{"b":[12345678901234567890123,null],"a":1}}"#,
-            ),
-            ("publish_all", r#"{"b64data":"AAE="}"#),
-        ] {
-            let call = ApiCall::parse(method, body.as_bytes(), 100).expect(body);
-            for ask in [None, Some(u64::MAX)] {
-                let text = Notice::encode(ask, &call).expect("it concerns others");
-                let call = call.clone();
-                assert_eq!(
-                    Notice::decode(text.as_bytes()),
-                    Some(Notice { ask, call }),
-                    "{text}"
-                );
-            }
+        for (method, body) in ORDERS {
+            let call = call((method, body));
+            let text = order(&call).expect("every node carries it out");
+            assert_eq!(Question::of(&call), None);
+            assert_eq!(Notice::decode(text.bytes()), Some(Notice::Order(call)));
+            // Nobody is asked for what is to be done.
+            let asked = format!(r#"{{"ask":1,"method":"{method}","params":{body}}}"#);
+            assert_eq!(Notice::decode(asked.as_bytes()), None, "{asked}");
         }
-        let publish =
-            ApiCall::parse("publish", br#"{"channel":"a","data":1}"#, 100).expect("a call");
-        assert_eq!(Notice::encode(None, &publish), None);
+        for (method, body) in QUESTIONS {
+            let call = call((method, body));
+            let question = Question::of(&call).expect("every node has a part in it");
+            assert_eq!(order(&call), None);
+            let number = u64::MAX;
+            let text = question.numbered(number);
+            let expected = Notice::Question { number, call };
+            assert_eq!(Notice::decode(text.bytes()), Some(expected));
+            let ordered = format!(r#"{{"method":"{method}","params":{body}}}"#);
+            assert_eq!(Notice::decode(ordered.as_bytes()), None, "{ordered}");
+        }
+        let publish = call(("publish", r#"{"channel":"a","data":1}"#));
+        assert_eq!((order(&publish), Question::of(&publish)), (None, None));
         for text in [
             "",
             "{}",
@@ -302,47 +523,220 @@ mod tests {
         }
     }
 
-    #[test]
-    fn answers_add_up() {
-        let mut ours = Page::default();
-        let room = |name| crate::base::RoomName::new(name).expect("a name");
-        ours.push_channel(&room("a"), 2);
-        ours.push_channel(&room("b"), 1);
-        let mut theirs = Page::default();
-        theirs.push_channel(&room("b"), 3);
-        theirs.push_channel(&room("c"), 4);
-        let bytes = encode_answer(7, &Ok(ApiResult::Channels(theirs)));
+    /// What another node's reply adds, over the wire.
+    fn part(reply: ApiReply) -> Part {
+        let bytes = encode_answer(7, &reply);
         let (number, part) = decode_answer(&bytes).expect("an answer");
-        let mut reply = Ok(ApiResult::Channels(ours));
-        part.add_to(&mut reply);
-        let text = String::from_utf8(super::super::answer::answer(&reply)).expect("text");
-        let expected = r#"{"result":{"channels":{"a":{"num_clients":2},"b":{"num_clients":4},"c":{"num_clients":4}}}}"#;
-        assert_eq!((number, text.as_str()), (7, expected));
-        for len in 0..bytes.len() {
-            // Cut anywhere, it is refused or a part of a page that is no JSON is not taken.
-            let _ = decode_answer(&bytes[..len]);
+        assert_eq!(number, 7);
+        for len in 0..bytes.len().min(200) {
+            // Cut anywhere, it is no answer, or one that adds nothing.
+            if let Some((_, part)) = decode_answer(&bytes[..len]) {
+                assert_eq!(part, Part::Failed, "cut at {len}");
+            }
         }
-        let counts = encode_answer(
-            1,
-            &Ok(ApiResult::PresenceStats {
-                clients: 2,
-                users: 1,
-            }),
-        );
-        let mut reply = Ok(ApiResult::PresenceStats {
+        part
+    }
+
+    fn merged(mut reply: ApiReply, parts: Vec<Part>, rows_max: usize) -> ApiReply {
+        merge(&mut reply, parts, rows_max);
+        reply
+    }
+
+    fn channels(rooms: &[(&str, usize)]) -> Page {
+        let mut page = Page::default();
+        for (name, clients) in rooms {
+            page.push_channel(&RoomName::new(name).expect("a name"), *clients);
+        }
+        page
+    }
+
+    fn rows(clients: std::ops::Range<u32>) -> Page {
+        let mut page = Page::default();
+        for client in clients {
+            page.push_connection(&ConnectionRow {
+                client: client.to_string().into(),
+                peer: "[::1]:1".into(),
+                user: None,
+                rooms: Vec::new(),
+                age_ms: 0,
+                queued: 0,
+                queued_bytes: 0,
+                sent: 0,
+                skipped: 0,
+            });
+        }
+        page
+    }
+
+    fn users(names: &[&str]) -> Page {
+        let mut page = Page::default();
+        for name in names {
+            page.push_user(&UserId::new(name).expect("a good id"));
+        }
+        page
+    }
+
+    #[test]
+    fn rooms_of_several_nodes_add_up() {
+        let theirs = part(Ok(ApiResult::Channels(channels(&[("b", 3), ("c", 4)]))));
+        let ours = Ok(ApiResult::Channels(channels(&[("a", 2), ("b", 1)])));
+        let text = String::from_utf8(answer(&merged(ours, vec![theirs], 9))).expect("text");
+        let expected = r#"{"result":{"channels":{"a":{"num_clients":2},"b":{"num_clients":4},"c":{"num_clients":4}}}}"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_limit_of_connections_holds_for_all_nodes_together() {
+        let theirs = |from| part(Ok(ApiResult::Connections(rows(from..from + 3))));
+        for (rows_max, expected) in [(3, 3), (4, 4), (5, 5), (8, 8), (9, 9), (100, 9)] {
+            let ours = Ok(ApiResult::Connections(rows(0..3)));
+            let all = merged(ours, vec![theirs(3), theirs(6)], rows_max);
+            assert_eq!(all, Ok(ApiResult::Connections(rows(0..expected))));
+        }
+    }
+
+    #[test]
+    fn a_user_on_several_nodes_counts_once_where_users_are_named() {
+        let named = |clients, names| {
+            let users = users(names);
+            Ok(ApiResult::PresenceUsers { clients, users })
+        };
+        let counted = |clients, users| Ok(ApiResult::PresenceStats { clients, users });
+        let odd = "q\"uote";
+        for (ours, theirs, expected) in [
+            (named(1, &["al"]), vec![], (1, 1)),
+            (named(2, &["al"]), vec![named(3, &["al", "bo"])], (5, 2)),
+            (
+                named(2, &["al", odd]),
+                vec![named(1, &[odd]), named(1, &["cy"])],
+                (4, 3),
+            ),
+            (named(1, &[]), vec![named(0, &[])], (1, 0)),
+            // Of those who are not named, nobody can know who they are.
+            (named(1, &["al"]), vec![counted(9, 5)], (10, 6)),
+            (
+                counted(9, 5),
+                vec![named(1, &["al"]), named(1, &["al"])],
+                (11, 6),
+            ),
+        ] {
+            let parts = theirs.into_iter().map(part).collect();
+            let (clients, users) = expected;
+            let all = merged(ours, parts, 9);
+            assert_eq!(all, Ok(ApiResult::PresenceStats { clients, users }));
+        }
+    }
+
+    #[test]
+    fn a_merged_answer_is_no_longer_than_one() {
+        let half = PAGE_BYTES_MAX / 2 + 1000;
+        let page = |text: String, len| Page::of_items(text.into_bytes(), len);
+        let entry = |name: &str| page(format!("\"{name}{}\":1", "x".repeat(half)), 1);
+        let ours = Ok(ApiResult::Presence(entry("a")));
+        let theirs = part(Ok(ApiResult::Presence(entry("b"))));
+        let too_long = Err(ApiCode::LimitExceeded);
+        assert_eq!(merged(ours.clone(), vec![theirs], 9), too_long);
+        assert_eq!(merged(ours.clone(), vec![], 9), ours);
+        let theirs = part(too_long.clone());
+        assert_eq!(merged(ours, vec![theirs], 9), too_long);
+
+        let row = || page(format!("\"{}\"", "x".repeat(half)), 1);
+        let mut list = Ok(ApiResult::Connections(row()));
+        let parts = vec![Part::List(row()), Part::List(row()), Part::List(row())];
+        merge(&mut list, parts, 9);
+        let Ok(ApiResult::Connections(rows)) = list else {
+            panic!("a list only ends");
+        };
+        assert_eq!(rows.len(), 2);
+
+        let mut huge = 7_u64.to_be_bytes().to_vec();
+        huge.push(PAGE);
+        huge.resize(huge.len() + PART_BYTES_MAX + 1, b' ');
+        assert_eq!(decode_answer(&huge), Some((7, Part::TooLong)));
+    }
+
+    #[test]
+    fn what_no_node_would_answer_adds_nothing() {
+        let page = |len: u64, items: &str| {
+            let head = [&7_u64.to_be_bytes()[..], &[PAGE], &len.to_be_bytes()].concat();
+            [&head, items.as_bytes()].concat()
+        };
+        let users = |len: u64, items: &str| {
+            let head = [&7_u64.to_be_bytes()[..], &[USERS], &1_u64.to_be_bytes()].concat();
+            [&head, &len.to_be_bytes()[..], items.as_bytes()].concat()
+        };
+        let many = vec!["1"; CONNECTIONS_LIMIT_MAX + 1].join(",");
+        let long = format!("\"{}\"", "x".repeat(USERS_BYTES_MAX));
+        for bytes in [
+            page(2, "{}"),
+            page(0, "{}"),
+            page(1, ""),
+            page(1, "{}]"),
+            page(1, "{}],[{}"),
+            page(1, r#""a":{}},"b":{"#),
+            page(2, r#""a":{}"#),
+            page(1, r#""a""#),
+            page(1, r#"{"a":}"#),
+            page(u64::MAX, "{}"),
+            page(CONNECTIONS_LIMIT_MAX as u64 + 1, &many),
+            users(1, "1"),
+            users(2, r#""a""#),
+            users(2, r#""a","a""#),
+            users(1, r#""a"],["#),
+            users(1, &long),
+            vec![0, 0, 0, 0, 0, 0, 0, 7, b'?'],
+        ] {
+            let found = decode_answer(&bytes);
+            assert_eq!(found, Some((7, Part::Failed)), "{bytes:?}");
+        }
+        let mut bytes = page(1, "{}");
+        bytes.push(0xFF);
+        assert_eq!(decode_answer(&bytes), Some((7, Part::Failed)));
+        assert_eq!(decode_answer(&bytes[..8]), None);
+
+        // Neither does what is of another kind than the answer.
+        let map = part(Ok(ApiResult::Channels(channels(&[("a", 1)]))));
+        let list = part(Ok(ApiResult::Info(rows(0..1))));
+        let counts = Part::Counts {
             clients: 1,
             users: 1,
-        });
-        decode_answer(&counts)
-            .expect("an answer")
-            .1
-            .add_to(&mut reply);
-        assert_eq!(
-            reply,
-            Ok(ApiResult::PresenceStats {
-                clients: 3,
-                users: 2
-            })
-        );
+        };
+        for (ours, parts) in [
+            (
+                ApiResult::Presence(Page::default()),
+                vec![list.clone(), counts.clone()],
+            ),
+            (
+                ApiResult::Channels(channels(&[("a", 1)])),
+                vec![list.clone(), counts.clone()],
+            ),
+            (
+                ApiResult::Connections(rows(0..1)),
+                vec![map.clone(), counts.clone()],
+            ),
+            (ApiResult::Info(rows(0..1)), vec![map.clone(), counts]),
+            (
+                ApiResult::PresenceStats {
+                    clients: 1,
+                    users: 1,
+                },
+                vec![map, list, Part::Failed],
+            ),
+        ] {
+            assert_eq!(merged(Ok(ours.clone()), parts, 9), Ok(ours));
+        }
+    }
+
+    #[test]
+    fn no_other_method_concerns_others() {
+        let known: HashSet<ApiMethod> = (ORDERS.iter().chain(&QUESTIONS))
+            .map(|one| call(*one).method())
+            .collect();
+        let alone: Vec<&str> = (ApiMethod::ALL.into_iter())
+            .filter(|method| !known.contains(method))
+            .map(ApiMethod::name)
+            .collect();
+        let expected = ["publish", "broadcast", "history", "history_remove", "batch"];
+        assert_eq!(alone, expected);
     }
 }
