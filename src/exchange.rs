@@ -316,6 +316,8 @@ pub struct Broadcast {
     pub forms: [Option<Arc<Frames>>; WireForm::COUNT],
     /// Where each came from, in order.
     pub origins: Box<[Origin]>,
+    /// Whether the publisher of one of them was answered before.
+    pub has_answered: bool,
     /// When the first of them was taken from its publisher, where that is known.
     pub taken_at: Option<Instant>,
 }
@@ -327,6 +329,8 @@ pub struct Origin {
     pub conn: ConnId,
     /// Payload bytes.
     pub payload_bytes: u32,
+    /// The connection was answered before: in a cluster, what has its number may come late.
+    pub is_answered: bool,
 }
 
 /// Which worker a room belongs to, of `workers`.

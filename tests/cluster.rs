@@ -4,11 +4,11 @@
 mod harness;
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Client, Daemon, Dial, Message, Redis, Signal, json_member, next, node, publication,
-    two_nodes, wait_until,
+    Api, Client, Daemon, Dial, Message, Passing, Redis, RedisRelay, Signal, json_member, next,
+    node, publication, two_nodes, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -372,4 +372,88 @@ fn a_node_that_died_is_not_counted_for_longer_than_its_lease() {
     }
     let (_second, _) = join(&nodes[0], "room=r");
     online(&mut here, "r", 2);
+}
+
+// --- What is late ---------------------------------------------------------------------------------
+
+#[test]
+fn who_wants_no_echo_gets_none_though_the_feed_was_silent_for_longer_than_the_wait() {
+    let redis = Redis::start();
+    let node = node(&redis.url(), "n1", &["--redis-wait", "300ms"]);
+    let mut other = json_member(&node, "room=r");
+    let mut publisher = json_member(&node, "room=r&echo=0");
+    redis.ask::<()>(&["ACL", "SETUSER", "default", "-subscribe"]);
+    redis.ask::<u32>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    node.wait_metric("roomcast_cluster_feed_connected", |is_up| is_up == 0.0);
+    publisher.send_text("mine");
+    wait_until("its number", || {
+        redis.ask::<u32>(&["XLEN", "roomcast:{r}:h"]) == 1
+    });
+    // It is answered when its time is over, and so is what was before it.
+    let mut api = Api::connect(&node);
+    assert_eq!(api.publish("r", &json!("from a back end")), 2);
+    redis.ask::<()>(&["ACL", "SETUSER", "default", "+subscribe"]);
+    assert_eq!(next(&mut other), (1, json!("mine")));
+    assert_eq!(next(&mut other), (2, json!("from a back end")));
+    assert_eq!(next(&mut publisher), (2, json!("from a back end")));
+    // It was answered once, and goes on.
+    publisher.send_text("mine again");
+    assert_eq!(next(&mut other), (3, json!("mine again")));
+    publisher.send_ping("end");
+    publisher.expect_pong("end");
+}
+
+#[test]
+fn an_idempotency_key_of_an_epoch_that_is_over_is_answered_at_once() {
+    const WAIT: Duration = Duration::from_secs(10);
+    let redis = Redis::start();
+    let wait = format!("{}s", WAIT.as_secs());
+    let node = node(&redis.url(), "n1", &["--redis-wait", &wait]);
+    let (mut member, joined) = join(&node, "room=r");
+    let mut api = Api::connect(&node);
+    let call = json!({ "channel": "r", "data": "once", "idempotency_key": "k" });
+    let first = api.result("publish", &call);
+    assert_eq!(first["epoch"], joined["epoch"]);
+    assert_eq!(next(&mut member), (1, json!("once")));
+    redis.ask::<u32>(&["DEL", "roomcast:{r}:m", "roomcast:{r}:h"]);
+    assert_eq!(api.publish("r", &json!("anew")), 1);
+    let again = member.recv_json();
+    assert_ne!(again["joined"]["epoch"], joined["epoch"], "{again}");
+    assert_eq!(next(&mut member), (1, json!("anew")));
+    let asked = Instant::now();
+    assert_eq!(api.result("publish", &call), first);
+    assert!(asked.elapsed() < WAIT / 2, "{:?}", asked.elapsed());
+}
+
+/// However little is kept of rooms.
+#[test]
+fn a_node_that_was_cut_off_hears_later_who_was_sent_away() {
+    for (kept, ttl) in [
+        (["--history-size", "0"], Duration::ZERO),
+        (["--history-bytes", "1"], Duration::ZERO),
+        (["--history-ttl", "1s"], Duration::from_millis(1100)),
+    ] {
+        let redis = Redis::start();
+        let relay = RedisRelay::to(&redis);
+        let here = node(&redis.url(), "n1", &kept);
+        let there = node(&relay.url(), "n2", &kept);
+        let mut member = Client::connect(&there, "/ws?room=r&user=al");
+        relay.set(Passing::Nothing);
+        let mut api = Api::connect(&here);
+        assert_eq!(
+            api.result("disconnect", &json!({ "user": "al" })),
+            json!({})
+        );
+        let redis_ms = || {
+            let now: (u64, u64) = redis.ask(&["TIME"]);
+            u128::from(now.0 * 1000 + now.1 / 1000)
+        };
+        let told_ms = redis_ms();
+        wait_until("what is too old to be over", || {
+            redis_ms() >= told_ms + ttl.as_millis()
+        });
+        relay.cut();
+        relay.set(Passing::All);
+        member.expect_close(3503, "force disconnect");
+    }
 }

@@ -3,6 +3,7 @@
 mod harness;
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
     Api, Client, Daemon, Dial, Message, Passing, Redis, RedisRelay, Signal, node, two_nodes,
@@ -228,4 +229,62 @@ fn a_node_that_dies_holds_its_users_no_longer_than_the_lease() {
     });
     let now: (u64, u64) = redis.ask(&["TIME"]);
     assert!(now.0 * 1000 + now.1 / 1000 >= soon_ms, "let in too early");
+}
+
+/// In good order, and by a second signal at once: then the worker is told of more leaves than it can
+/// carry out while the loop is there to hear of publications.
+#[test]
+fn a_stop_under_load_leaves_no_claim_behind() {
+    const USERS: usize = 80;
+    let rooms: String = (0..120).map(|room| format!("&room=r{room}")).collect();
+    let target = |user: usize| format!("/ws?user=u{user}{rooms}");
+    let args = "--duplicate-login refuse --lossy-room * --write-timeout 1m --drain-timeout 1s \
+                --workers 1";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    for signals in [1, 2, 2] {
+        let redis = Redis::start();
+        let mut nodes = two_nodes(&redis.url(), &args);
+        let members: Vec<Client> = (0..USERS)
+            .map(|user| Client::connect(&nodes[0], &target(user)))
+            .collect();
+        let shares = || redis.ask::<Vec<String>>(&["HKEYS", "roomcast:{r0}:n"]);
+        let publishers = [0, 1, 2].map(|_| Client::connect(&nodes[1], "/ws?room=r0&echo=0"));
+        wait_until("both nodes to have told", || shares().len() == 2);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for mut publisher in publishers {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        for _ in 0..20 {
+                            publisher.send_text("x");
+                        }
+                        publisher.send_ping("taken");
+                        while !matches!(publisher.recv(), Message::Pong(_)) {}
+                    }
+                    publisher.close();
+                });
+            }
+            nodes[0].wait_metric("roomcast_cluster_feed_publications_total", |count| {
+                count > 1000.0
+            });
+            for _ in 0..signals {
+                nodes[0].signal(Signal::Term);
+            }
+            nodes[0].wait_exit();
+            is_over.store(true, Ordering::Relaxed);
+        });
+        for user in 0..USERS {
+            let place = format!("roomcast:{{#u{user}}}:m");
+            let holder = redis.ask::<Option<String>>(&["HGET", &place, "hn"]);
+            assert_eq!(holder, None, "u{user} after {signals} signals");
+        }
+        // The publishers' node at most.
+        assert!(shares().len() <= 1, "the node is counted in the room");
+        // Nobody is refused on the other node.
+        for user in 0..USERS {
+            Client::connect(&nodes[1], &format!("/ws?user=u{user}"));
+        }
+        drop(members);
+    }
 }

@@ -99,6 +99,18 @@ pub const TLS_HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 /// Content that may wait as TLS ciphertext, in bytes. Four records.
 pub const TLS_HELD_BYTES_MAX: usize = 64 << 10;
 
+/// What a node of a cluster may at least hold of publications that it has heard of a room ahead of
+/// those that it is reading, in bytes of payload: as much as `--history-bytes` by default.
+const AHEAD_ROOM_BYTES_MIN: usize = 1 << 20;
+
+/// The same of all rooms of a worker, bookkeeping included. After a lost feed all its rooms are read,
+/// 32 at once; what comes for the others meanwhile has room here, for about a second at the rate that
+/// one Redis carries.
+const AHEAD_BYTES_MIN: usize = 32 << 20;
+
+/// Events of the broker of a cluster that wait for a worker.
+pub const BROKER_EVENTS_MAX: usize = 1024;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -228,6 +240,19 @@ impl Limits {
     #[must_use]
     pub fn shutdown_time_max(&self) -> Duration {
         self.drain_timeout + self.ending_time_max() + ENDING_SLACK
+    }
+
+    /// Most that a node of a cluster holds of what it has heard of one room ahead of what it is reading,
+    /// in bytes of payload.
+    #[must_use]
+    pub fn ahead_room_bytes_max(&self) -> usize {
+        self.history_bytes_max.max(AHEAD_ROOM_BYTES_MIN)
+    }
+
+    /// The same of all rooms of a worker, bookkeeping included.
+    #[must_use]
+    pub fn ahead_bytes_max(&self) -> usize {
+        self.ahead_room_bytes_max().max(AHEAD_BYTES_MIN)
     }
 
     /// Checks the bounds, each by itself and against each other.

@@ -1,6 +1,7 @@
 -- Numbers a publication, keeps it and tells all who follow the room; or none of it.
--- Returns {'ok', epoch, offset, time}, {'wait'} if the room may not be numbered under this run yet,
--- or {'unknown'} if it may have been done and nobody can say.
+-- Returns {'ok', epoch, offset, time}, {'repeated', …} with the same if the key is that of a publication
+-- in an epoch that is over, {'wait'} if the room may not be numbered under this run yet, or {'unknown'}
+-- if it may have been done and nobody can say.
 
 local meta, history, key = KEYS[1], KEYS[2], KEYS[3]
 local feed, run, is_settled, epoch = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4]
@@ -15,7 +16,8 @@ if key then
   local first = redis.call('GET', key)
   if first then
     local first_epoch, first_offset, at = string.match(first, '^(%w+) (%d+) (%d+)$')
-    return { 'ok', first_epoch, first_offset, at }
+    local is_over = not room or room.e ~= first_epoch
+    return { is_over and 'repeated' or 'ok', first_epoch, first_offset, at }
   end
 end
 

@@ -118,11 +118,13 @@ impl Exec {
         }
         // What was asked for before the end, as far as it goes.
         let end = clock::read_instant() + ENDING_MAX;
-        self.take();
         // The feed ends when it looks for wishes next.
         self.parts.wishes = None;
         self.must_wake = true;
         while self.link.is_some() && clock::read_instant() < end {
+            // Nobody follows a room any more, and wishes take no places from what is to be sent.
+            self.wishes.clear();
+            self.take();
             if !self.round(clock::read_instant()) {
                 break;
             }

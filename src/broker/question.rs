@@ -187,6 +187,7 @@ impl Pending {
                 .arg(&*moment.run.id)
                 .arg(epoch.as_str());
         };
+        let bounds = terms.bounds_of(room);
         let meta_ttl = terms.meta_ttl_ms();
         let lease = match room.is_control() {
             true => terms.lease.min(NODE_LEASE),
@@ -210,7 +211,7 @@ impl Pending {
                     .arg(u8::from(shared.is_kept))
                     .arg(doubt)
                     .arg(doubt_ms);
-                terms.bounds.write(&mut command);
+                bounds.write(&mut command);
                 command.arg(meta_ttl).arg(millis(KEY_TTL));
                 command
             }
@@ -218,7 +219,7 @@ impl Pending {
                 let mut command = begin(&scripts.read, &keys.of_read());
                 new_room(&mut command);
                 command.arg(1 + u8::from(moment.is_settled));
-                terms.bounds.write(&mut command);
+                bounds.write(&mut command);
                 command.arg(meta_ttl);
                 if let Some(known) = known {
                     let Position { epoch, offset } = known.position;
@@ -233,7 +234,7 @@ impl Pending {
                 let mut command = begin(&scripts.read, &keys.of_read());
                 new_room(&mut command);
                 command.arg(0);
-                terms.bounds.write(&mut command);
+                bounds.write(&mut command);
                 command.arg(meta_ttl);
                 command
             }
@@ -308,10 +309,23 @@ impl Pending {
                 })),
                 _ => Answer::Nonsense,
             },
+            Some("repeated") => self
+                .read_repeated(parts)
+                .map_or(Answer::Nonsense, Answer::Done),
             Some("wait") => Answer::Wait,
             Some("unknown") => Answer::Unknown,
             _ => Answer::Nonsense,
         }
+    }
+
+    fn read_repeated(&self, mut parts: Parts) -> Option<Option<Event>> {
+        let Request::Append { shared, .. } = &self.request else {
+            return None;
+        };
+        Some(Some(Event::Repeated {
+            number: shared.token.number,
+            position: position(&mut parts)?,
+        }))
     }
 
     fn read_ok(&self, mut parts: Parts) -> Option<Option<Event>> {
@@ -352,9 +366,18 @@ impl Terms {
         format!("{}:{number}", node_text(self.node))
     }
 
+    /// What is kept of a room.
+    fn bounds_of(&self, room: &RoomName) -> HistoryBounds {
+        if room.is_control() {
+            NOTICES
+        } else {
+            self.bounds
+        }
+    }
+
     /// A room outlives what is kept of it, and every lease in it.
     fn meta_ttl_ms(&self) -> u64 {
-        millis(self.bounds.ttl) + 24 * 3_600_000
+        millis(self.bounds.ttl.max(NOTICES.ttl)) + 24 * 3_600_000
     }
 }
 
@@ -379,6 +402,16 @@ const RELEASE_WAIT: Duration = Duration::from_secs(30);
 /// How long a node counts that is not heard of in the room of nodes, where each is heard of every
 /// second: calls that ask all nodes wait for those that count.
 const NODE_LEASE: Duration = Duration::from_secs(2);
+
+/// What is kept of the room of nodes, whatever is kept of others. Connections stay while their node is
+/// cut off, and whoever was to be sent away meanwhile must be when it is back: for an hour, which is
+/// what rooms are kept by default. A notice has some 100 bytes; so many in so short a time come from a
+/// back end that sends everybody away, and the oldest have the best chance to have been heard.
+const NOTICES: HistoryBounds = HistoryBounds {
+    publications_max: 1000,
+    bytes_max: 1 << 20,
+    ttl: Duration::from_secs(3600),
+};
 
 /// How long an idempotency key is known.
 const KEY_TTL: Duration = Duration::from_secs(300);

@@ -13,8 +13,8 @@
 //!
 //! Invariants
 //! - What is delivered of an epoch rises by one, or the count of what is missing is told.
-//! - What is heard ahead is kept only while a read is on its way, within a bound; over it, it is
-//!   dropped and read again.
+//! - What is heard ahead is kept only while a read is on its way, within bounds, one of them for all
+//!   rooms; over them, it is dropped and read again.
 
 use std::collections::VecDeque;
 
@@ -141,6 +141,12 @@ impl Link {
     #[must_use]
     pub fn reads(&self) -> u32 {
         self.reads
+    }
+
+    /// What is heard ahead takes in memory, in bytes.
+    #[must_use]
+    pub fn ahead_cost_bytes(&self) -> usize {
+        self.ahead_bytes + self.ahead.len() * AHEAD_ENTRY_BYTES
     }
 
     /// Whether all that was numbered is delivered as it is heard.
@@ -425,7 +431,10 @@ impl Link {
         if self.has_dropped {
             return;
         }
-        if self.ahead.len() == max.publications || self.ahead_bytes + bytes > max.bytes {
+        let is_over = self.ahead.len() == max.publications
+            || self.ahead_bytes + bytes > max.bytes
+            || bytes + AHEAD_ENTRY_BYTES > max.left_bytes;
+        if is_over {
             self.drop_ahead();
             self.has_dropped = true;
             return;
@@ -461,7 +470,12 @@ pub struct Level {
     pub publications: usize,
     /// Bytes of their payloads.
     pub bytes: usize,
+    /// What all rooms together may take beyond what they take now, in bytes.
+    pub left_bytes: usize,
 }
+
+/// What is heard ahead takes beside its payload: its place in a queue that grows by doubling.
+const AHEAD_ENTRY_BYTES: usize = 2 * size_of::<Ahead>();
 
 #[cfg(test)]
 mod tests {
@@ -495,6 +509,7 @@ mod tests {
     const MAX: Level = Level {
         publications: 3,
         bytes: 100,
+        left_bytes: usize::MAX,
     };
 
     fn position(epoch: char, offset: u64) -> Position {

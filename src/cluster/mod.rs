@@ -116,7 +116,7 @@ pub enum Request {
         /// The room.
         room: RoomName,
     },
-    /// Number a publication: answered by [`Event::Appended`].
+    /// Number a publication: answered by [`Event::Appended`] or [`Event::Repeated`].
     Append {
         /// The room.
         room: RoomName,
@@ -238,6 +238,13 @@ pub enum Event {
         number: u64,
         /// Its position.
         outcome: Result<Position, Failure>,
+    },
+    /// A publication has the key of one that was numbered before, in an epoch that is over.
+    Repeated {
+        /// The number of its token.
+        number: u64,
+        /// The position of the other.
+        position: Position,
     },
     /// What became of [`Request::Forget`].
     Forgotten {

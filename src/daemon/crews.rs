@@ -118,8 +118,7 @@ impl Inline {
     /// Ends it.
     pub(super) fn stop(mut self) {
         if let Some((broker, _)) = &mut self.broker {
-            self.shard.leave_cluster();
-            broker.pass_requests(&mut self.shard);
+            broker.leave(&mut self.shard);
         }
     }
 }

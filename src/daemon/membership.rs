@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::base::{Limits, NodeId};
+use crate::base::{BROKER_EVENTS_MAX, Limits, NodeId};
 use crate::broker::{Broker, BrokerConfig, EventSender, Figures, HistoryBounds};
 use crate::cluster::Request;
 use crate::ops::cluster::ClusterConfig;
@@ -39,7 +39,7 @@ impl Membership {
         };
         let (mut senders, mut receivers) = (Vec::new(), Vec::new());
         for _ in 0..shards {
-            let (queue, receiver) = bounded(EVENTS_MAX);
+            let (queue, receiver) = bounded(BROKER_EVENTS_MAX);
             let bell = bell.clone();
             let wake = Arc::new(move || bell.call());
             senders.push(EventSender { queue, wake });
@@ -94,6 +94,3 @@ impl BrokerSource {
         self.figures.waiting.get() + queued as u64
     }
 }
-
-/// Events that wait for a shard.
-const EVENTS_MAX: usize = 1024;

@@ -71,7 +71,7 @@ impl<S> Hub<S> {
         for id in slow {
             self.close(now, id, CloseReason::Slow);
         }
-        for origin in &broadcast.origins {
+        for origin in broadcast.origins.iter().filter(|one| !one.is_answered) {
             self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
         }
         members_len
@@ -149,8 +149,8 @@ fn offer(
     let mut count = broadcast.origins.len();
     let mut frames = frames;
     let foreign;
-    // A publisher's own publications are still unanswered when they are distributed.
-    if !member.echo && conn.in_flight() > 0 {
+    // A publisher's own publications are mostly still unanswered when they are distributed.
+    if !member.echo && (conn.in_flight() > 0 || broadcast.has_answered) {
         let is_foreign = |index: usize| broadcast.origins[index].conn != conn.id;
         let foreign_len = (0..count).filter(|index| is_foreign(*index)).count();
         if foreign_len == 0 {

@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::base::{
-    DuplicateLogin, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX,
+    BROKER_EVENTS_MAX, DuplicateLogin, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX,
+    TLS_HELD_BYTES_MAX,
 };
 
 use super::config::Config;
@@ -30,6 +31,9 @@ const SESSION_ARRIVING_BYTES: u128 = TLS_HANDSHAKE_BYTES_MAX as u128 + (4 << 10)
 /// A place in a send queue, in bytes: a reference, two ends and a count, twice for the spare room
 /// of a queue that grows by doubling.
 const QUEUE_ENTRY_BYTES: u128 = 48;
+
+/// What a publication takes beside its payload where a room of a cluster was read, in bytes.
+const READ_ENTRY_BYTES: u128 = 256;
 
 /// What one remembered idempotency key takes at most, in bytes: the key, the name of its room, and
 /// bookkeeping.
@@ -168,7 +172,58 @@ fn bounds(config: &Config) -> Vec<Bound> {
         format!("{queues} queues x {jobs} jobs; their bytes are counted under inbound"),
     );
     bounds.extend(api_bounds(config));
+    bounds.extend(cluster_bounds(config));
     bounds
+}
+
+fn cluster_bounds(config: &Config) -> [Bound; 3] {
+    const EVENTS: &str = "cluster events";
+    const AHEAD: &str = "heard ahead";
+    const WAITING: &str = "publishes";
+    if config.cluster.url.is_none() {
+        return [EVENTS, AHEAD, WAITING].map(|of| Bound {
+            of,
+            bytes: 0,
+            terms: "off, as --redis is".to_owned(),
+        });
+    }
+    let limits = &config.limits;
+    let wide = |number: usize| number as u128;
+    let queues = wide(config.workers.max(1));
+    let events = wide(BROKER_EVENTS_MAX);
+    // An event is a publication, or all that is kept of a room.
+    let message = wide(limits.message_bytes_max);
+    let kept = wide(limits.history_publications_max);
+    let history = wide(limits.history_bytes_max).saturating_add(kept * READ_ENTRY_BYTES);
+    let (event, event_terms) = if kept > 0 && history > message {
+        let bytes = Bytes(wide(limits.history_bytes_max));
+        let terms = format!("({bytes} --history-bytes + {kept} x {READ_ENTRY_BYTES} B)");
+        (history, terms)
+    } else {
+        (message, format!("{} --max-message-size", Bytes(message)))
+    };
+    let ahead = wide(limits.ahead_bytes_max());
+    [
+        Bound {
+            of: EVENTS,
+            bytes: (queues * events).saturating_mul(event),
+            terms: format!("{queues} queues x {events} events x {event_terms}"),
+        },
+        Bound {
+            of: AHEAD,
+            bytes: queues.saturating_mul(ahead),
+            terms: format!(
+                "{queues} workers x {} of rooms that are being read",
+                Bytes(ahead)
+            ),
+        },
+        Bound {
+            of: WAITING,
+            bytes: 0,
+            terms: "that wait for Redis; their bytes are counted under inbound and API calls"
+                .to_owned(),
+        },
+    ]
 }
 
 fn api_bounds(config: &Config) -> [Bound; 4] {
@@ -485,11 +540,33 @@ mod tests {
                 256 << 20,
                 64 << 20,
                 64 << 20,
-                100_000 * (255 + 255 + 100)
+                100_000 * (255 + 255 + 100),
+                0,
+                0,
+                0
             ]
         );
         assert_eq!(of(&["--history-size=0"])[0], 0);
-        assert_eq!(of(&["--admin-listen=off"])[7..], [0; 4]);
+        assert_eq!(of(&["--admin-listen=off"])[7..11], [0; 4]);
+        let of_cluster = |args: &[&str]| {
+            let args = [&["--redis=redis://h"], args].concat();
+            of(&args)[11..].to_vec()
+        };
+        let room = (1 << 20) + 1000 * 256;
+        let ahead = 3 * (32 << 20);
+        assert_eq!(of_cluster(&["--workers=3"]), [3 * 1024 * room, ahead, 0]);
+        assert_eq!(
+            of_cluster(&[
+                "--workers=3",
+                "--history-size=0",
+                "--max-message-size=32KiB"
+            ]),
+            [3 * 1024 * (32 << 10), ahead, 0]
+        );
+        assert_eq!(
+            of_cluster(&["--history-bytes=64MiB", "--history-size=1", "--workers=0"])[1],
+            64 << 20
+        );
     }
 
     #[test]

@@ -49,9 +49,17 @@ impl Batch {
         self.origins.push(Origin {
             conn: publication.origin,
             payload_bytes: publication.payload.len() as u32,
+            is_answered: false,
         });
         self.last = publication.offset;
         compressed
+    }
+
+    /// Whoever has published the last of them was answered before.
+    pub fn note_answered(&mut self) {
+        if let Some(last) = self.origins.last_mut() {
+            last.is_answered = true;
+        }
     }
 
     /// Whether nothing is gathered.
@@ -85,12 +93,13 @@ impl Batch {
             .forms
             .each_mut()
             .map(|frames| (!frames.is_empty()).then(|| frames.take()));
-        let origins = std::mem::take(&mut self.origins).into();
+        let origins = std::mem::take(&mut self.origins);
         Some(Broadcast {
             room: room.clone(),
             last: self.last,
             forms,
-            origins,
+            has_answered: origins.iter().any(|origin| origin.is_answered),
+            origins: origins.into(),
             taken_at: self.taken_at.take(),
         })
     }

@@ -1,8 +1,8 @@
 //! In a cluster: publications in the order of their numbers, from the feed and from what is read.
 
 use super::RoomShard;
-use crate::base::{CloseReason, ConnId, Now, Offset, Position, RoomName};
-use crate::cluster::link::{Base, Catch, Verdict};
+use crate::base::{CloseReason, ConnId, NodeId, Now, Offset, Position, RoomName};
+use crate::cluster::link::{Base, Catch, Link, Verdict};
 use crate::cluster::{Numbered, Shared, Snapshot};
 use crate::exchange::Effect;
 use crate::room::history::History;
@@ -20,14 +20,12 @@ impl RoomShard {
         let Some(following) = &self.following else {
             return;
         };
-        let ahead_max = following.ahead_max;
-        let Some(followed) = self.followed_mut(&name) else {
+        let ahead_max = following.ahead_max();
+        let hear = |link: &mut Link| link.handle_fed(position, unix_ms, shared, ahead_max);
+        let Some(verdict) = self.with_link(&name, hear) else {
             return;
         };
-        match followed
-            .link
-            .handle_fed(position, unix_ms, shared, ahead_max)
-        {
+        match verdict {
             Verdict::Nothing => {}
             Verdict::Deliver(numbered) => {
                 self.deliver(now, &name, &numbered);
@@ -47,7 +45,8 @@ impl RoomShard {
             return;
         };
         let told = u64::from(followed.told);
-        let Some(catch) = followed.link.handle_read(snapshot) else {
+        let catch = self.with_link(name, |link| link.handle_read(snapshot));
+        let Some(catch) = catch.flatten() else {
             return;
         };
         self.note_online(name, online.saturating_sub(told));
@@ -102,6 +101,10 @@ impl RoomShard {
 
     /// Takes over what is kept of a room.
     pub(super) fn rebuild(&mut self, now: Now, name: &RoomName, base: &Base) {
+        let Some(following) = &self.following else {
+            return;
+        };
+        let node = following.node;
         let now_s = self.retention.seconds(now);
         let bounds = self.bounds;
         let mut history = History::new(base.first, base.complete_since_ms).begun_at(base.began);
@@ -110,7 +113,8 @@ impl RoomShard {
             let kept_at_s = now_s.saturating_sub(u32::try_from(age_s).unwrap_or(u32::MAX));
             match &one.shared {
                 Some(shared) => {
-                    history.push(&publication_of(one, shared), false, kept_at_s, &bounds);
+                    let publication = publication_of(node, one, shared);
+                    history.push(&publication, false, kept_at_s, &bounds);
                 }
                 None => history.forget_before(one.offset.next(), one.unix_ms),
             }
@@ -216,13 +220,11 @@ impl RoomShard {
             return;
         };
         let mut taken_at = None;
-        let mut origin = ConnId::NONE;
         let mut waiting = None;
         if shared.token.node == node
             && let Some(delivered) = self.note_delivered(shared.token.number)
         {
             taken_at = Some(delivered.taken_at);
-            origin = delivered.origin.map_or(ConnId::NONE, |from| from.conn);
             waiting = delivered.waiting;
         }
         if let Some(taken_at) = taken_at.filter(|_| !name.is_control()) {
@@ -233,11 +235,15 @@ impl RoomShard {
             self.hear(now, name, (one.offset, shared), waiting);
             return;
         }
-        let publication = Publication {
-            origin,
-            ..publication_of(one, shared)
-        };
+        let publication = publication_of(node, one, shared);
         self.gather((now, taken_at), name.clone(), &publication, shared.is_kept);
+        if taken_at.is_none()
+            && publication.origin != ConnId::NONE
+            && let Some(room) = self.rooms.get_mut(name)
+        {
+            // It was acknowledged when its time was over.
+            room.batch.note_answered();
+        }
         if let Some(part) = waiting {
             self.answer_published(name, part, position);
         }
@@ -276,12 +282,18 @@ fn overtaken_by_loss(conn: ConnId) -> Effect {
     Effect::Close { conn, reason }
 }
 
-/// A publication as the rest of the shard knows it, from another node.
-pub(super) fn publication_of<'a>(one: &'a Numbered, shared: &'a Shared) -> Publication<'a> {
+/// A publication as the rest of the shard of `node` knows it. It says itself which connection it came
+/// from, however late it is delivered.
+pub(super) fn publication_of<'a>(
+    node: NodeId,
+    one: &'a Numbered,
+    shared: &'a Shared,
+) -> Publication<'a> {
+    let is_own = shared.token.node == node;
     Publication {
         offset: one.offset,
         unix_ms: one.unix_ms,
-        origin: ConnId::NONE,
+        origin: if is_own { shared.conn } else { ConnId::NONE },
         identity: shared.identity.as_ref(),
         kind: shared.payload.kind(),
         payload: shared.payload.bytes(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::RoomShard;
 use super::logins::Logins;
 use super::numbering::Pending;
+use super::open::Open;
 use crate::base::{ConnId, Epoch, Identity, Instant, Now, Offset, Position, RoomName, Since};
 use crate::cluster::link::{Level, Link};
 use crate::cluster::{Event, Login, NodeId, Request};
@@ -23,34 +24,22 @@ use crate::wire::raw::WireForm;
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) node: NodeId,
-    /// How long a question, or a join, waits for its answer.
-    pub(super) wait: Duration,
     pub(super) requests: VecDeque<Request>,
-    pub(super) pending: HashMap<u64, Pending>,
-    pub(super) last_number: u64,
-    /// In order, as all wait equally long.
-    pub(super) deadlines: VecDeque<(Instant, Deadline)>,
+    pub(super) open: Open,
     /// Rooms to tell of, each once, in order.
     pub(super) beats: VecDeque<(Instant, RoomName)>,
     /// Those whose number of members has changed, each once, in order.
     pub(super) changed: VecDeque<(Instant, RoomName)>,
-    pub(super) joins_len: usize,
     /// Whether the broker can be asked. Until it can, rooms are not told of.
     pub(super) is_available: bool,
     /// Reads of rooms that are not followed any more.
     pub(super) stale_reads: HashMap<RoomName, u32>,
-    pub(super) ahead_max: Level,
+    /// Most that may be heard ahead of what is being read.
+    ahead_max: Level,
+    /// What is, in all rooms.
+    ahead_bytes: usize,
     /// When the clock was last looked at.
     pub(super) last_look: Instant,
-}
-
-/// What waits until when.
-#[derive(Debug)]
-pub(super) enum Deadline {
-    /// The answer to a question.
-    Question(u64),
-    /// A join, in a room.
-    Join(RoomName),
 }
 
 /// How one room is followed.
@@ -86,7 +75,8 @@ pub(super) struct Join {
     pub(super) since: Since,
     /// The hold on its user, in the user's room.
     pub(super) login: Option<Login>,
-    pub(super) deadline: Instant,
+    /// What it waits under, from its arrival on.
+    pub(super) number: u64,
     /// The room is being read since it waits.
     pub(super) is_read_for: bool,
 }
@@ -116,13 +106,22 @@ impl Following {
     /// When the shard must be looked at.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         [
-            self.deadlines.front().map(|(at, _)| *at),
+            self.open.next_deadline(),
             self.beats.front().map(|(at, _)| *at),
             self.changed.front().map(|(at, _)| *at),
         ]
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Most that may be heard ahead in one room now.
+    pub(super) fn ahead_max(&self) -> Level {
+        let left_bytes = self.ahead_max.left_bytes.saturating_sub(self.ahead_bytes);
+        Level {
+            left_bytes,
+            ..self.ahead_max
+        }
     }
 }
 
@@ -140,22 +139,20 @@ impl RoomShard {
         let is_control_here = worker_of(&RoomName::control(), shards) == index;
         let following = Following {
             node,
-            wait,
             requests: VecDeque::new(),
-            pending: HashMap::new(),
             // No two shards of a node use the same number.
-            last_number: (index as u64) << 48,
-            deadlines: VecDeque::new(),
+            open: Open::new((index as u64) << 48, wait),
             beats: VecDeque::new(),
             changed: VecDeque::new(),
-            joins_len: 0,
             is_available: true,
             stale_reads: HashMap::new(),
             last_look: now.instant,
             ahead_max: Level {
                 publications: self.limits.history_publications_max.max(AHEAD_MIN),
-                bytes: self.limits.history_bytes_max.max(AHEAD_BYTES_MIN),
+                bytes: self.limits.ahead_room_bytes_max(),
+                left_bytes: self.limits.ahead_bytes_max(),
             },
+            ahead_bytes: 0,
         };
         let mut this = Self {
             following: Some(Box::new(following)),
@@ -171,8 +168,7 @@ impl RoomShard {
     pub fn handle_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Followed(name) => {
-                if let Some(followed) = self.followed_mut(&name) {
-                    followed.link.handle_followed();
+                if self.with_link(&name, Link::handle_followed).is_some() {
                     self.read_room(&name);
                 }
             }
@@ -181,6 +177,9 @@ impl RoomShard {
                     if let Some(followed) = &mut room.followed {
                         followed.link.handle_feed_lost();
                     }
+                }
+                if let Some(following) = &mut self.following {
+                    following.ahead_bytes = 0;
                 }
             }
             Event::Fed {
@@ -220,6 +219,7 @@ impl RoomShard {
             }
             Event::Looked { number, outcome } => self.handle_looked(number, outcome),
             Event::Appended { number, outcome } => self.handle_appended(number, outcome),
+            Event::Repeated { number, position } => self.handle_repeated(number, position),
             Event::Forgotten { number, outcome } => self.handle_forgotten(number, outcome),
             Event::Beaten {
                 room,
@@ -248,8 +248,10 @@ impl RoomShard {
                 .is_some_and(|followed| followed.link.is_live() && !followed.is_trimmed)
     }
 
-    /// The node ends: takes what it has told of its rooms back.
+    /// The node ends: gives back the places of users that it holds or has asked for, and then takes
+    /// back what it has told of its rooms. Nothing else may be asked of the shard after that.
     pub fn leave_cluster(&mut self) {
+        self.release_all_logins();
         let Some(following) = &mut self.following else {
             return;
         };
@@ -274,7 +276,7 @@ impl RoomShard {
     pub fn open_jobs(&self) -> usize {
         self.following
             .as_ref()
-            .map_or(0, |following| following.pending.len() + following.joins_len)
+            .map_or(0, |following| following.open.len())
     }
 
     /// Follows a room; returns whether there is a place for it.
@@ -310,13 +312,15 @@ impl RoomShard {
         };
         let numbered = std::mem::take(&mut followed.numbered);
         let has_told = followed.told > 0;
-        let reads = followed.link.reads();
+        let link = std::mem::take(&mut followed.link);
+        let reads = link.reads();
         room.history.clear();
         self.count(name);
         for number in numbered {
             self.acknowledge(number);
         }
         if let Some(following) = &mut self.following {
+            following.ahead_bytes -= link.ahead_cost_bytes();
             if reads > 0 {
                 following.stale_reads.insert(name.clone(), reads);
             }
@@ -340,12 +344,9 @@ impl RoomShard {
         };
         following.last_look = now.instant;
         while let Some(following) = &mut self.following
-            && let Some((_, deadline)) = take_due(&mut following.deadlines, now)
+            && let Some(number) = following.open.take_due(now)
         {
-            match deadline {
-                Deadline::Question(number) => self.give_up(number),
-                Deadline::Join(name) => self.give_up_joins(now, &name),
-            }
+            self.give_up(number);
         }
         while let Some(following) = &mut self.following
             && let Some((at, name)) = take_due(&mut following.beats, now)
@@ -399,6 +400,40 @@ impl RoomShard {
         }
     }
 
+    /// Does something with a room's link, and counts what it holds then.
+    pub(super) fn with_link<T>(
+        &mut self,
+        name: &RoomName,
+        deal: impl FnOnce(&mut Link) -> T,
+    ) -> Option<T> {
+        let following = self.following.as_mut()?;
+        let link = &mut self.rooms.get_mut(name)?.followed.as_mut()?.link;
+        let before = link.ahead_cost_bytes();
+        let outcome = deal(link);
+        following.ahead_bytes = following.ahead_bytes - before + link.ahead_cost_bytes();
+        Some(outcome)
+    }
+
+    /// Asserts what must hold of rooms that are followed.
+    pub(super) fn check_following(&self) {
+        let Some(following) = &self.following else {
+            return;
+        };
+        following.open.check_invariants();
+        let followed = || (self.rooms.iter()).filter_map(|(_, room)| room.followed.as_ref());
+        let ahead = followed().map(|followed| followed.link.ahead_cost_bytes());
+        assert_eq!(ahead.sum::<usize>(), following.ahead_bytes);
+        assert!(
+            following.ahead_bytes <= following.ahead_max.left_bytes,
+            "more is heard ahead than may be"
+        );
+        let joins = followed().flat_map(|followed| &followed.joins);
+        for join in joins {
+            let waits = matches!(following.open.get(join.number), Some(Pending::Join(_)));
+            assert!(waits, "{}: a join that waits for ever", join.conn);
+        }
+    }
+
     pub(super) fn followed_mut(&mut self, name: &RoomName) -> Option<&mut Followed> {
         self.rooms.get_mut(name)?.followed.as_deref_mut()
     }
@@ -418,13 +453,10 @@ pub(super) const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// What may at least be heard ahead of what is being read.
 const AHEAD_MIN: usize = 1000;
 
-/// The same in bytes.
-const AHEAD_BYTES_MIN: usize = 1 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Limits, RoomBudget};
+    use crate::base::{CloseReason, DuplicateLogin, Limits, RoomBudget, UserId};
     use crate::cluster::Token;
     use crate::cluster::{Numbered, Shared, Snapshot};
     use crate::exchange::{Job, Replay};
@@ -454,11 +486,44 @@ mod tests {
         }
     }
 
+    const WAIT: Duration = Duration::from_secs(2);
+
     fn shard() -> RoomShard {
-        let shard = RoomShard::new(&Limits::default(), 1, RoomBudget::new(10), NOW, 1);
+        shard_with(&Limits::default())
+    }
+
+    fn shard_with(limits: &Limits) -> RoomShard {
+        let shard = RoomShard::new(limits, 1, RoomBudget::new(100), NOW, 1);
         // The room of nodes is another shard's.
         let place = (1 - worker_of(&RoomName::control(), 2), 2);
-        shard.join_cluster(NOW, NodeId(1), place, Duration::from_secs(2))
+        shard.join_cluster(NOW, NodeId(1), place, WAIT)
+    }
+
+    fn after(span: Duration) -> Now {
+        Now {
+            instant: NOW.instant + span,
+            ..NOW
+        }
+    }
+
+    fn publish(origin: ConnId) -> Job {
+        Job::Publish {
+            origin,
+            room: room(),
+            identity: None,
+            payload: Payload::text("x".into()),
+            taken_at: NOW.instant,
+        }
+    }
+
+    /// The publication that the shard wants a number for.
+    fn appending(shard: &mut RoomShard) -> Shared {
+        let mut requests = std::iter::from_fn(|| shard.poll_request());
+        let shared = requests.find_map(|request| match request {
+            Request::Append { shared, .. } => Some(shared),
+            _ => None,
+        });
+        shared.expect("it is to be numbered")
     }
 
     fn numbered(offset: u64, is_readable: bool) -> Numbered {
@@ -677,20 +742,8 @@ mod tests {
     fn a_publication_with_its_number_is_acknowledged_when_it_is_delivered() {
         let mut shard = joined(0);
         said(&mut shard);
-        let publish = Job::Publish {
-            origin: A,
-            room: room(),
-            identity: None,
-            payload: Payload::text("x".into()),
-            taken_at: NOW.instant,
-        };
-        shard.handle_job(NOW, publish);
-        let mut requests = std::iter::from_fn(|| shard.poll_request());
-        let shared = requests.find_map(|request| match request {
-            Request::Append { shared, .. } => Some(shared),
-            _ => None,
-        });
-        let shared = shared.expect("it is to be numbered");
+        shard.handle_job(NOW, publish(A));
+        let shared = appending(&mut shard);
         let appended = Event::Appended {
             number: shared.token.number,
             outcome: Ok(position(6)),
@@ -708,6 +761,296 @@ mod tests {
             (said(&mut shard), shard.open_jobs()),
             (vec!["1 to 6".into()], 0)
         );
+    }
+
+    #[test]
+    fn who_published_is_known_though_it_is_delivered_long_after_its_acknowledgement() {
+        for is_read in [false, true] {
+            let mut shard = joined(0);
+            said(&mut shard);
+            shard.handle_job(NOW, publish(A));
+            let shared = appending(&mut shard);
+            let (number, outcome) = (shared.token.number, Ok(position(6)));
+            shard.handle_event(NOW, Event::Appended { number, outcome });
+            shard.handle_timeout(after(WAIT));
+            let effects: Vec<Effect> = std::iter::from_fn(|| shard.poll_effect()).collect();
+            assert!(
+                matches!(&effects[..], [Effect::Published { origin }] if origin.conn == A),
+                "{effects:?}"
+            );
+            let (unix_ms, shared) = (6, Some(shared));
+            let event = if is_read {
+                hear(&mut shard, vec![fed(7)]);
+                let own = Numbered {
+                    offset: Offset(6),
+                    unix_ms,
+                    shared,
+                };
+                read(7, 0, vec![own])
+            } else {
+                Event::Fed {
+                    room: room(),
+                    position: position(6),
+                    unix_ms,
+                    shared,
+                }
+            };
+            hear(&mut shard, vec![event]);
+            let Some(Effect::Broadcast(sent)) = shard.poll_effect() else {
+                panic!("it is delivered");
+            };
+            assert_eq!(sent.origins[0].conn, A);
+            assert!(sent.origins[0].is_answered && sent.has_answered);
+        }
+    }
+
+    #[test]
+    fn a_key_of_an_epoch_that_is_over_is_answered_at_once() {
+        let mut shard = joined(0);
+        said(&mut shard);
+        shard.handle_job(NOW, publish(A));
+        let number = appending(&mut shard).token.number;
+        let position = Position {
+            epoch: Epoch::from_number(7),
+            offset: Offset(99),
+        };
+        shard.handle_event(NOW, Event::Repeated { number, position });
+        let effect = shard.poll_effect();
+        assert!(matches!(effect, Some(Effect::Published { origin }) if origin.conn == A));
+        assert_eq!(shard.open_jobs(), 0);
+    }
+
+    /// With `--history-size 0`, too.
+    #[test]
+    fn what_nodes_tell_each_other_is_kept_whatever_rooms_keep() {
+        let limits = Limits {
+            history_publications_max: 0,
+            ..Limits::default()
+        };
+        let mut shard = shard_with(&limits);
+        for is_kept in [true, false] {
+            let notice = Payload::text("go".into());
+            let part = None;
+            shard.handle_job(
+                NOW,
+                Job::Announce {
+                    part,
+                    notice,
+                    is_kept,
+                },
+            );
+            assert_eq!(appending(&mut shard).is_kept, is_kept);
+        }
+    }
+
+    #[test]
+    fn a_join_waits_once_for_its_place_and_its_room() {
+        let limits = Limits {
+            duplicate_login: DuplicateLogin::Refuse,
+            ..Limits::default()
+        };
+        let mut shard = shard_with(&limits);
+        let user = UserId::new("al").expect("a good id");
+        let room = RoomName::personal(&user);
+        let join = |conn| Job::Subscribe {
+            conn,
+            room: room.clone(),
+            form: WireForm::Json,
+            since: Since::Now,
+            identity: Some(Arc::new(Identity {
+                user: user.clone(),
+                info: None,
+            })),
+        };
+        let claim = |shard: &mut RoomShard, now, conn| {
+            shard.handle_job(now, join(conn));
+            let request = std::iter::from_fn(|| shard.poll_request()).last();
+            let Some(Request::Claim {
+                number, deadline, ..
+            }) = request
+            else {
+                panic!("the place is asked for: {request:?}");
+            };
+            assert_eq!(deadline, now.instant + WAIT);
+            number
+        };
+        let claimed = |number| Event::Claimed {
+            number,
+            outcome: Ok(Some(number)),
+        };
+        // The later one has its place first.
+        let first = claim(&mut shard, NOW, A);
+        let second = claim(&mut shard, after(WAIT / 4), B);
+        shard.handle_event(after(WAIT / 2), claimed(second));
+        shard.handle_event(after(WAIT * 3 / 4), claimed(first));
+        shard.check_invariants();
+        assert_eq!(shard.open_jobs(), 2);
+        for (at, who) in [(WAIT, A), (WAIT * 5 / 4, B)] {
+            shard.handle_timeout(after(at - Duration::from_millis(1)));
+            assert!(shard.poll_effect().is_none());
+            assert_eq!(shard.poll_timeout(), Some(NOW.instant + at));
+            shard.handle_timeout(after(at));
+            shard.check_invariants();
+            let effect = shard.poll_effect();
+            let reason = CloseReason::BrokerGone;
+            assert!(
+                matches!(effect, Some(Effect::JoinRefused { conn, reason: of })
+                    if conn == who && of == reason),
+                "{effect:?}"
+            );
+            let released = std::iter::from_fn(|| shard.poll_request())
+                .filter(|request| matches!(request, Request::Release { .. }));
+            assert_eq!(released.count(), 1);
+        }
+        assert_eq!((shard.open_jobs(), shard.rooms_len()), (0, 0));
+    }
+
+    #[test]
+    fn a_node_that_ends_gives_back_places_that_are_held_and_that_are_asked_for() {
+        let limits = Limits {
+            duplicate_login: DuplicateLogin::Replace,
+            ..Limits::default()
+        };
+        let mut shard = shard_with(&limits);
+        let mut numbers = Vec::new();
+        for slot in 0..3 {
+            let user = UserId::new(&format!("u{slot}")).expect("a good id");
+            let (name, info) = (RoomName::personal(&user), None);
+            let join = Job::Subscribe {
+                conn: ConnId { slot, ..A },
+                room: name.clone(),
+                form: WireForm::Raw,
+                since: Since::Now,
+                identity: Some(Arc::new(Identity { user, info })),
+            };
+            shard.handle_job(NOW, join);
+            let request = std::iter::from_fn(|| shard.poll_request()).last();
+            let Some(Request::Claim { number, .. }) = request else {
+                panic!("the place is asked for: {request:?}");
+            };
+            numbers.push(number);
+            let outcome = Ok(Some(number));
+            // The last is not answered; the one before waits for its room.
+            let mut answers = vec![
+                Event::Claimed { number, outcome },
+                Event::Followed(name.clone()),
+            ];
+            if slot == 0 {
+                let Event::Read { snapshot, .. } = read(0, 0, Vec::new()) else {
+                    unreachable!("made so");
+                };
+                let room = name;
+                answers.push(Event::Read { room, snapshot });
+            }
+            answers.truncate([3, 2, 0][slot as usize]);
+            hear(&mut shard, answers);
+        }
+        assert!(matches!(shard.poll_effect(), Some(Effect::Joined { .. })));
+        assert_eq!(shard.open_jobs(), 2);
+        shard.handle_timeout(after(WAIT / 2));
+        while shard.poll_request().is_some() {}
+        shard.leave_cluster();
+        let mut released: Vec<u64> = std::iter::from_fn(|| shard.poll_request())
+            .filter_map(|request| match request {
+                Request::Release { login, .. } => Some(login.number),
+                _ => None,
+            })
+            .collect();
+        released.sort_unstable();
+        assert_eq!(released, numbers);
+    }
+
+    /// As many wait as ever, and one of them for long.
+    #[test]
+    fn what_was_answered_leaves_no_deadline_behind() {
+        let mut shard = joined(0);
+        shard.handle_job(NOW, publish(A));
+        appending(&mut shard);
+        for offset in 6..5000 {
+            shard.handle_job(NOW, publish(B));
+            let number = appending(&mut shard).token.number;
+            let position = position(offset);
+            shard.handle_event(NOW, Event::Repeated { number, position });
+            shard.check_invariants();
+        }
+        assert_eq!(shard.open_jobs(), 1);
+        shard.handle_timeout(after(WAIT));
+        assert_eq!(shard.open_jobs(), 0);
+    }
+
+    #[test]
+    fn what_is_heard_ahead_in_all_rooms_is_bounded_and_nothing_of_it_is_lost() {
+        const ROOMS: usize = 40;
+        let limits = Limits::default();
+        let mut shard = shard_with(&limits);
+        let payload = Payload::text("x".repeat(1_000_000).as_str().into());
+        let name = |number: usize| RoomName::new(&format!("r{number}")).expect("a good name");
+        let one = |offset: u64| Numbered {
+            shared: numbered(offset, true).shared.map(|shared| Shared {
+                payload: payload.clone(),
+                ..shared
+            }),
+            ..numbered(offset, true)
+        };
+        let read = |number: usize, publications: Vec<Numbered>| {
+            let Event::Read { mut snapshot, .. } = read(1, 0, publications) else {
+                unreachable!("made so");
+            };
+            snapshot.top = position(if snapshot.publications.is_empty() {
+                1
+            } else {
+                2
+            });
+            let room = name(number);
+            Event::Read { room, snapshot }
+        };
+        for number in 0..ROOMS {
+            let room = name(number);
+            let join = Job::Subscribe {
+                conn: ConnId {
+                    slot: number as u32,
+                    generation: 0,
+                },
+                room: room.clone(),
+                form: WireForm::Raw,
+                since: Since::Now,
+                identity: None,
+            };
+            shard.handle_job(NOW, join);
+            let told = Event::Fed {
+                room: room.clone(),
+                position: position(2),
+                unix_ms: 2,
+                shared: one(2).shared,
+            };
+            hear(&mut shard, vec![Event::Followed(room), told]);
+        }
+        let used = |shard: &RoomShard| {
+            shard.following.as_ref().map_or(0, |following| {
+                following.ahead_max.left_bytes - following.ahead_max().left_bytes
+            })
+        };
+        assert_eq!(limits.ahead_bytes_max(), 32 << 20);
+        assert!(
+            (32_000_000..=32 << 20).contains(&used(&shard)),
+            "{}",
+            used(&shard)
+        );
+        reads(&mut shard);
+        let mut delivered = 0;
+        let mut again = 0;
+        for number in 0..ROOMS {
+            hear(&mut shard, vec![read(number, Vec::new())]);
+            if reads(&mut shard) > 0 {
+                again += 1;
+                hear(&mut shard, vec![read(number, vec![one(2)])]);
+            }
+            let sent = std::iter::from_fn(|| shard.poll_effect());
+            delivered += sent
+                .filter(|effect| matches!(effect, Effect::Broadcast(sent) if sent.last.0 == 2))
+                .count();
+        }
+        assert_eq!((delivered, again, used(&shard)), (ROOMS, ROOMS - 33, 0));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::RoomShard;
-use super::following::{Deadline, Join};
+use super::following::Join;
+use super::numbering::Pending;
 use crate::base::{CloseReason, ConnId, Epoch, Identity, Now, Offset, RoomName, Since};
 use crate::exchange::Effect;
 use crate::wire::raw::WireForm;
@@ -19,20 +20,21 @@ impl RoomShard {
         form: WireForm,
         since: Since,
     ) {
-        let Some(following) = &self.following else {
+        let Some(following) = &mut self.following else {
             return;
         };
+        let (number, deadline) = following.open.add(now, Pending::Join(name.clone()));
         let join = Join {
             conn,
             identity,
             form,
             since,
             login: None,
-            deadline: now.instant + following.wait,
+            number,
             is_read_for: false,
         };
         if self.must_claim(&name, &join) {
-            self.claim(now, name, join);
+            self.claim(deadline, name, join);
         } else {
             self.join_followed(now, name, join);
         }
@@ -59,15 +61,8 @@ impl RoomShard {
         join.is_read_for = followed.link.is_live();
         let must_read =
             (wants_more && followed.link.want_all()) || (wants_newer && followed.link.want_newer());
-        let deadline = join.deadline;
         followed.joins.push_back(join);
-        if let Some(following) = &mut self.following {
-            following.joins_len += 1;
-            self.totals.following().joins_waiting.add(1);
-            following
-                .deadlines
-                .push_back((deadline, Deadline::Join(name.clone())));
-        }
+        self.totals.following().joins_waiting.add(1);
         if must_read {
             self.read_room(&name);
         }
@@ -75,6 +70,7 @@ impl RoomShard {
 
     /// Makes a member of somebody, in a room that is known.
     pub(super) fn let_in(&mut self, name: &RoomName, join: Join) {
+        self.take_pending(join.number);
         if !self.holds(name, &join) {
             return self.refuse_join(name, join, CloseReason::ConnectionLimit);
         }
@@ -89,6 +85,7 @@ impl RoomShard {
 
     /// Somebody cannot be a member.
     pub(super) fn refuse_join(&mut self, name: &RoomName, join: Join, reason: CloseReason) {
+        self.take_pending(join.number);
         if let Some(login) = join.login {
             self.release_login(name, login);
         }
@@ -111,10 +108,7 @@ impl RoomShard {
                 waiting.push_back(join);
                 continue;
             }
-            if let Some(following) = &mut self.following {
-                following.joins_len -= 1;
-                self.totals.following().joins_waiting.take_one();
-            }
+            self.totals.following().joins_waiting.take_one();
             self.let_in(name, join);
         }
         if let Some(followed) = self.followed_mut(name) {
@@ -145,29 +139,24 @@ impl RoomShard {
         must_read
     }
 
-    pub(super) fn give_up_joins(&mut self, now: Now, name: &RoomName) {
-        while let Some(followed) = self.followed_mut(name) {
-            let is_due = |join: &Join| join.deadline <= now.instant;
-            if !followed.joins.front().is_some_and(is_due) {
-                break;
-            }
-            let Some(join) = followed.joins.pop_front() else {
-                break;
-            };
-            if let Some(following) = &mut self.following {
-                following.joins_len -= 1;
-                self.totals.following().joins_waiting.take_one();
-            }
-            let is_live = self
-                .followed_mut(name)
-                .is_some_and(|followed| followed.link.is_live());
-            if is_live {
-                // What it says that it has seen nobody knows of.
-                self.let_in(name, join);
-                self.note_changed_at(now, name);
-            } else {
-                self.refuse_join(name, join, CloseReason::BrokerGone);
-            }
+    /// The time of a join is over.
+    pub(super) fn give_up_join(&mut self, name: &RoomName, number: u64) {
+        let Some(followed) = self.followed_mut(name) else {
+            return;
+        };
+        // Mostly it is the first, as all wait equally long.
+        let at = followed.joins.iter().position(|one| one.number == number);
+        let Some(join) = at.and_then(|at| followed.joins.remove(at)) else {
+            return;
+        };
+        let is_live = followed.link.is_live();
+        self.totals.following().joins_waiting.take_one();
+        if is_live {
+            // What it says that it has seen nobody knows of.
+            self.let_in(name, join);
+            self.note_changed(name);
+        } else {
+            self.refuse_join(name, join, CloseReason::BrokerGone);
         }
         self.remove_if_idle(name);
     }

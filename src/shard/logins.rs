@@ -8,7 +8,7 @@
 use super::RoomShard;
 use super::following::Join;
 use super::numbering::Pending;
-use crate::base::{CloseReason, ConnId, DuplicateLogin, Now, RoomName, UserId};
+use crate::base::{CloseReason, ConnId, DuplicateLogin, Instant, Now, RoomName, UserId};
 use crate::cluster::{Failure, Login, Request};
 use crate::exchange::Effect;
 
@@ -45,16 +45,19 @@ impl RoomShard {
             && (join.identity.as_ref()).is_some_and(|one| user_of(name) == Some(one.user.as_str()))
     }
 
-    /// Asks for the place of a user.
-    pub(super) fn claim(&mut self, now: Now, name: RoomName, join: Join) {
+    /// Asks for the place of a user, until `deadline`.
+    pub(super) fn claim(&mut self, deadline: Instant, name: RoomName, join: Join) {
         let Some(user) = join.identity.as_ref().map(|one| one.user.clone()) else {
             return;
         };
         let is_exclusive = self.limits.duplicate_login == DuplicateLogin::Refuse;
+        let number = join.number;
         let Some(following) = &mut self.following else {
             return;
         };
-        let (number, deadline) = following.ask(now, Pending::Claim(Box::new((name, join))));
+        if let Some(pending) = following.open.get_mut(number) {
+            *pending = Pending::Claim(Box::new((name, join)));
+        }
         following.requests.push_back(Request::Claim {
             number,
             user,
@@ -73,7 +76,7 @@ impl RoomShard {
         let Ok(generation) = outcome else {
             return self.give_up(number);
         };
-        let Some(Pending::Claim(claim)) = self.take_pending(number) else {
+        let Some(claim) = self.end_claim(number) else {
             return;
         };
         let (name, mut join) = *claim;
@@ -83,6 +86,19 @@ impl RoomShard {
                 join.login = Some(Login { generation, number });
                 self.join_followed(now, name, join);
             }
+        }
+    }
+
+    /// Takes out who has claimed a place, to wait for its room under the same number.
+    fn end_claim(&mut self, number: u64) -> Option<Box<(RoomName, Join)>> {
+        let pending = self.following.as_mut()?.open.get_mut(number)?;
+        let Pending::Claim(claim) = pending else {
+            return None;
+        };
+        let join = Pending::Join(claim.0.clone());
+        match std::mem::replace(pending, join) {
+            Pending::Claim(claim) => Some(claim),
+            _ => None,
         }
     }
 
@@ -122,6 +138,33 @@ impl RoomShard {
             .and_then(|followed| followed.logins.remove(conn));
         if let Some(login) = login {
             self.release_login(name, login);
+        }
+    }
+
+    /// Gives back the places of all users, held, waiting for their room or asked for.
+    pub(super) fn release_all_logins(&mut self) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let mut logins = Vec::new();
+        for claim in following.open.iter().filter_map(|pending| match pending {
+            Pending::Claim(claim) => Some(claim),
+            _ => None,
+        }) {
+            let (name, join) = &**claim;
+            let (generation, number) = (0, join.number);
+            logins.push((name.clone(), Login { generation, number }));
+        }
+        for (name, room) in self.rooms.iter() {
+            let Some(followed) = &room.followed else {
+                continue;
+            };
+            let held = followed.logins.held.iter().map(|(_, login)| *login);
+            let waiting = followed.joins.iter().filter_map(|join| join.login);
+            logins.extend(held.chain(waiting).map(|login| (name.clone(), login)));
+        }
+        for (name, login) in logins {
+            self.release_login(&name, login);
         }
     }
 

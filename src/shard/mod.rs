@@ -24,6 +24,7 @@ mod joining;
 mod logins;
 mod notices;
 mod numbering;
+mod open;
 mod publish;
 mod recent;
 mod retention;
@@ -247,6 +248,7 @@ impl RoomShard {
             room.presence.check_invariants();
             history_bytes += room.marks.counted_bytes();
         }
+        self.check_following();
         assert_eq!(history_bytes, self.retention.used_bytes());
         assert!(
             history_bytes <= self.retention.bytes_max(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::RoomShard;
 use super::delivering::publication_of;
-use super::following::{Deadline, Following, Join};
+use super::following::Join;
 use super::publish::published;
 use crate::base::{CloseReason, ConnId, Identity, Instant, Now, Position, RoomName};
 use crate::cluster::{Failure, Login, Request, Shared, Snapshot, Token};
@@ -41,7 +41,7 @@ pub(super) enum Publisher {
     },
 }
 
-/// What was asked for and not answered.
+/// What waits for the broker.
 #[derive(Debug)]
 pub(super) enum Pending {
     /// A number for a publication.
@@ -52,6 +52,8 @@ pub(super) enum Pending {
     Forget(Box<(CallPart, RoomName)>),
     /// The place of a user, for a connection that joins the user's room.
     Claim(Box<(RoomName, Join)>),
+    /// A join, in a room that is not known enough.
+    Join(RoomName),
 }
 
 /// A publication without a number, or with one and not delivered.
@@ -66,8 +68,6 @@ pub(super) struct Numbering {
 /// A publication of this node that is delivered here.
 #[derive(Debug)]
 pub(super) struct Delivered {
-    /// The connection that it came from.
-    pub(super) origin: Option<Origin>,
     /// When it was taken.
     pub(super) taken_at: Instant,
     /// The part of a call that waits for it, to be answered behind it.
@@ -105,11 +105,13 @@ impl RoomShard {
             taken_at,
             position: None,
         };
-        let keeps_any = self.limits.history_publications_max > 0;
+        // What nodes tell each other is kept whatever becomes of histories.
+        let keeps_any = self.limits.history_publications_max > 0 || room.is_control();
         let Some(following) = &mut self.following else {
             return;
         };
-        let (number, deadline) = following.ask(now, Pending::Publish(Box::new(numbering)));
+        let pending = Pending::Publish(Box::new(numbering));
+        let (number, deadline) = following.open.add(now, pending);
         let shared = Shared {
             token: Token {
                 node: following.node,
@@ -133,7 +135,7 @@ impl RoomShard {
         let Some(following) = &mut self.following else {
             return;
         };
-        let Some(Pending::Publish(numbering)) = following.pending.get_mut(&number) else {
+        let Some(Pending::Publish(numbering)) = following.open.get_mut(number) else {
             return;
         };
         let Ok(position) = outcome else {
@@ -157,33 +159,35 @@ impl RoomShard {
         }
     }
 
-    /// A publication of this node is delivered: takes it out of those that wait. Returns the
-    /// connection that it came from and when it was taken; its broadcast is the acknowledgement.
+    /// The key of a publication is that of one in an epoch that is over: nobody here will be given it.
+    pub(super) fn handle_repeated(&mut self, number: u64, position: Position) {
+        if let Some(following) = &mut self.following
+            && let Some(Pending::Publish(numbering)) = following.open.get_mut(number)
+        {
+            numbering.position = Some(position);
+            self.acknowledge(number);
+        }
+    }
+
+    /// A publication of this node is delivered: takes it out of those that wait, if it is among them
+    /// still. To a connection, its broadcast is the acknowledgement.
     pub(super) fn note_delivered(&mut self, number: u64) -> Option<Delivered> {
-        let pending = &mut self.following.as_mut()?.pending;
-        if !matches!(pending.get(&number), Some(Pending::Publish(_))) {
+        let open = &mut self.following.as_mut()?.open;
+        if !matches!(open.get(number), Some(Pending::Publish(_))) {
             return None;
         }
-        let Some(Pending::Publish(numbering)) = pending.remove(&number) else {
+        let Some(Pending::Publish(numbering)) = open.take(number) else {
             return None;
         };
-        match numbering.from {
-            From::Conn(origin) => Some(Delivered {
-                origin: Some(origin),
-                taken_at: numbering.taken_at,
-                waiting: None,
-            }),
-            From::Call(part) => Some(Delivered {
-                origin: None,
-                taken_at: numbering.taken_at,
-                waiting: Some(part),
-            }),
-            From::Node(waiting) => Some(Delivered {
-                origin: None,
-                taken_at: numbering.taken_at,
-                waiting,
-            }),
-        }
+        let waiting = match numbering.from {
+            From::Conn(_) => None,
+            From::Call(part) => Some(part),
+            From::Node(part) => part,
+        };
+        Some(Delivered {
+            taken_at: numbering.taken_at,
+            waiting,
+        })
     }
 
     /// Tells a publisher that its publication has its number.
@@ -191,7 +195,7 @@ impl RoomShard {
         let Some(following) = &mut self.following else {
             return;
         };
-        let Some(Pending::Publish(numbering)) = following.pending.remove(&number) else {
+        let Some(Pending::Publish(numbering)) = following.open.take(number) else {
             return;
         };
         let Some(position) = numbering.position else {
@@ -216,14 +220,14 @@ impl RoomShard {
         let Some(following) = &mut self.following else {
             return;
         };
-        if let Some(Pending::Publish(numbering)) = following.pending.get(&number)
+        if let Some(Pending::Publish(numbering)) = following.open.get(number)
             && numbering.position.is_some()
         {
             // It is kept and will be delivered; to call that a failure would be a lie.
             return self.acknowledge(number);
         }
         let reply = Err(ApiCode::Internal);
-        match following.pending.remove(&number) {
+        match following.open.take(number) {
             None => {}
             Some(Pending::Publish(numbering)) => {
                 self.totals.following().unnumbered.add(1);
@@ -255,6 +259,7 @@ impl RoomShard {
                 self.release_login(&name, Login { generation, number });
                 self.refuse_join(&name, join, CloseReason::BrokerGone);
             }
+            Some(Pending::Join(name)) => self.give_up_join(&name, number),
         }
     }
 
@@ -264,7 +269,7 @@ impl RoomShard {
             return;
         };
         let look = Box::new((part, room.clone(), ask));
-        let (number, _) = following.ask(now, Pending::Look(look));
+        let (number, _) = following.open.add(now, Pending::Look(look));
         following.requests.push_back(Request::Look { number, room });
     }
 
@@ -292,12 +297,15 @@ impl RoomShard {
         else {
             return;
         };
+        let Some(node) = self.following.as_ref().map(|following| following.node) else {
+            return;
+        };
         let kept = snapshot.map(|snapshot| {
             let bounds = self.bounds;
             let mut history = History::new(snapshot.first, snapshot.complete_since_ms);
             for one in &snapshot.publications {
                 if let Some(shared) = &one.shared {
-                    history.push(&publication_of(one, shared), false, 0, &bounds);
+                    history.push(&publication_of(node, one, shared), false, 0, &bounds);
                 }
             }
             (history, snapshot.top)
@@ -313,7 +321,7 @@ impl RoomShard {
             return;
         };
         let forget = Box::new((part, room.clone()));
-        let (number, _) = following.ask(now, Pending::Forget(forget));
+        let (number, _) = following.open.add(now, Pending::Forget(forget));
         following
             .requests
             .push_back(Request::Forget { number, room });
@@ -335,26 +343,13 @@ impl RoomShard {
 
     /// The position of a publication that waits to be delivered.
     pub(super) fn position_of(&self, number: u64) -> Option<Position> {
-        match self.following.as_ref()?.pending.get(&number)? {
+        match self.following.as_ref()?.open.get(number)? {
             Pending::Publish(numbering) => numbering.position,
             _ => None,
         }
     }
 
     pub(super) fn take_pending(&mut self, number: u64) -> Option<Pending> {
-        self.following.as_mut()?.pending.remove(&number)
-    }
-}
-
-impl Following {
-    /// Numbers a question, which waits until a deadline.
-    pub(super) fn ask(&mut self, now: Now, pending: Pending) -> (u64, Instant) {
-        self.last_number += 1;
-        let number = self.last_number;
-        let deadline = now.instant + self.wait;
-        self.pending.insert(number, pending);
-        self.deadlines
-            .push_back((deadline, Deadline::Question(number)));
-        (number, deadline)
+        self.following.as_mut()?.open.take(number)
     }
 }

@@ -25,6 +25,7 @@ impl RoomShard {
         let from = Origin {
             conn: origin,
             payload_bytes,
+            is_answered: false,
         };
         if self.following.is_some() {
             let publisher = Publisher::Conn(from);
@@ -67,6 +68,7 @@ impl RoomShard {
         let from = Origin {
             conn: ConnId::NONE,
             payload_bytes: publish.payload.bytes().len() as u32,
+            is_answered: false,
         };
         let position = match before {
             Some(position) => Some(position),

@@ -203,17 +203,12 @@ impl Inbox {
 fn work(mut shard: RoomShard, mut inbox: Inbox, effects: &EffectSender) {
     let mut waiting = 0;
     let mut jobs = Vec::new().into_iter();
+    let mut has_loop = true;
     loop {
         if jobs.len() == 0 {
             match inbox.wait_for(&shard) {
                 Some(batch) => jobs = batch.into_iter(),
-                None => {
-                    if let Some(broker) = &mut inbox.broker {
-                        shard.leave_cluster();
-                        broker.pass_requests(&mut shard);
-                    }
-                    return;
-                }
+                None => break,
             }
         }
         let now = clock::read();
@@ -244,12 +239,15 @@ fn work(mut shard: RoomShard, mut inbox: Inbox, effects: &EffectSender) {
             .open
             .fetch_sub(waited + done - waiting, Ordering::AcqRel);
         while let Some(effect) = shard.poll_effect() {
-            if let Err(LoopGone) = effects.send(effect) {
-                return;
-            }
+            // What was handed over before the loop has gone is done all the same: other nodes may
+            // have to hear of it.
+            has_loop = has_loop && !matches!(effects.send(effect), Err(LoopGone));
         }
         // Also without effects: the loop may wait for room in the queue.
         effects.call();
+    }
+    if let Some(broker) = &mut inbox.broker {
+        broker.leave(&mut shard);
     }
 }
 
@@ -261,9 +259,13 @@ mod tests {
     use std::time::Duration;
 
     use super::super::bell::Bell;
-    use super::super::mailbox::mailbox;
+    use super::super::mailbox::{Mailbox, mailbox};
     use super::*;
-    use crate::base::{ConnId, Limits, RoomBudget, RoomName, Since};
+    use crate::base::{
+        ConnId, DuplicateLogin, Epoch, Identity, Limits, NodeId, Offset, Position, RoomBudget,
+        RoomName, Since, UserId,
+    };
+    use crate::cluster::{Event, Request, Snapshot};
     use crate::exchange::Effect;
     use crate::wire::raw::WireForm;
 
@@ -316,5 +318,117 @@ mod tests {
         }
         drop(mailbox);
         pool.stop();
+    }
+
+    /// Plays the broker until so many have joined: every user may have its place, and no room is there yet.
+    fn serve(
+        requests: &Receiver<Request>,
+        events: &Sender<Event>,
+        mailbox: &Mailbox,
+        joins: usize,
+    ) {
+        let tell = |event| events.send(event).expect("the shard hears");
+        let deadline = clock::read().instant + Duration::from_secs(20);
+        let mut joined = 0;
+        while joined < joins {
+            assert!(clock::read().instant < deadline, "{joined} have joined");
+            match requests.try_recv() {
+                Ok(Request::Claim { number, .. }) => tell(Event::Claimed {
+                    number,
+                    outcome: Ok(Some(1)),
+                }),
+                Ok(Request::Follow(room)) => tell(Event::Followed(room)),
+                Ok(Request::Read { room, .. }) => {
+                    let top = Position {
+                        epoch: Epoch::from_number(1),
+                        offset: Offset(0),
+                    };
+                    let snapshot = Box::new(Snapshot {
+                        top,
+                        first: Offset(1),
+                        complete_since_ms: 0,
+                        began: Offset(0),
+                        unix_ms: 0,
+                        publications: Vec::new(),
+                        online: 0,
+                        generation: 1,
+                    });
+                    tell(Event::Read { room, snapshot });
+                }
+                Ok(_) | Err(_) => {}
+            }
+            match mailbox.poll() {
+                Some(Effect::Joined { .. }) => joined += 1,
+                Some(_) => {}
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_ends_gives_back_what_it_holds_though_nobody_takes_its_effects() {
+        const USERS: usize = 5;
+        let limits = Limits {
+            duplicate_login: DuplicateLogin::Refuse,
+            ..Limits::default()
+        };
+        let poll = mio::Poll::new().expect("a poll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(7)).expect("a waker");
+        let (effects, mailbox) = mailbox(2, &Bell::new(Arc::new(waker)));
+        let (event_sender, events) = bounded(16);
+        // So few that not all that is given back at the end has a place.
+        let (request_sender, requests) = bounded(1);
+        let now = clock::read();
+        let shard = RoomShard::new(&limits, 1, RoomBudget::new(10), now, 1).join_cluster(
+            now,
+            NodeId(1),
+            (0, 1),
+            Duration::from_secs(20),
+        );
+        let ends = BrokerEnds::new(events, request_sender);
+        let mut pool = Pool::start(vec![(shard, Some(ends))], 1000, &effects).expect("a thread");
+        for slot in 0..USERS as u32 {
+            let user = UserId::new(&format!("u{slot}")).expect("a good id");
+            let identity = Identity {
+                user: user.clone(),
+                info: None,
+            };
+            let join = Job::Subscribe {
+                conn: ConnId {
+                    slot,
+                    generation: 1,
+                },
+                room: RoomName::personal(&user),
+                form: WireForm::ALL[0],
+                since: Since::Now,
+                identity: Some(Arc::new(identity)),
+            };
+            pool.gather(0, join);
+        }
+        pool.flush();
+        serve(&requests, &event_sender, &mailbox, USERS);
+        // More effects than anybody takes: the worker ends with one in its hand.
+        for call in 0..10 {
+            let (method, body) = ("info".into(), Vec::new());
+            pool.gather(0, Job::Decode { call, method, body });
+        }
+        pool.flush();
+        let deadline = clock::read().instant + Duration::from_secs(20);
+        while mailbox.len() < 2 {
+            assert!(clock::read().instant < deadline, "no effects");
+            thread::yield_now();
+        }
+        drop(mailbox);
+        thread::scope(|scope| {
+            let broker = scope.spawn(|| {
+                let mut released = 0;
+                while let Ok(request) = requests.recv() {
+                    released += usize::from(matches!(request, Request::Release { .. }));
+                }
+                released
+            });
+            pool.stop();
+            assert_eq!(broker.join().expect("no panic"), USERS);
+        });
     }
 }

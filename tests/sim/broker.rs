@@ -459,7 +459,14 @@ impl Broker {
                 } else {
                     Ok(self.append(room, shared, key.as_deref(), now, prng))
                 };
-                (by_number(number), Event::Appended { number, outcome })
+                let is_over = |position: &Position| {
+                    self.rooms.get(room).map(|kept| kept.epoch) != Some(position.epoch)
+                };
+                let event = match outcome {
+                    Ok(position) if is_over(&position) => Event::Repeated { number, position },
+                    outcome => Event::Appended { number, outcome },
+                };
+                (by_number(number), event)
             }
             Request::Forget { number, room } => {
                 if let Some(kept) = self.rooms.get_mut(room) {
@@ -501,6 +508,18 @@ impl Broker {
             .or_insert_with(|| Room::new(Epoch::from_number(epochs.next_u64()), run, now))
     }
 
+    /// What nodes tell each other is kept whatever is kept of rooms.
+    fn keeps_of(&self, name: &RoomName) -> Keeps {
+        if !name.is_control() {
+            return self.keeps;
+        }
+        Keeps {
+            publications_max: 1000,
+            bytes_max: 1 << 20,
+            ttl: Duration::from_secs(3600),
+        }
+    }
+
     fn append(
         &mut self,
         name: &RoomName,
@@ -509,7 +528,7 @@ impl Broker {
         now: Now,
         prng: &mut Prng,
     ) -> Position {
-        let (keeps, run) = (self.keeps, self.run);
+        let (keeps, run) = (self.keeps_of(name), self.run);
         let room = self.room_or_new(name, now);
         if let Some(key) = key
             && let Some((position, at)) = room.keys.get(key)
@@ -578,7 +597,7 @@ impl Broker {
     }
 
     fn read(&mut self, name: &RoomName, known: Option<Known>, now: Now) -> Snapshot {
-        let (keeps, run) = (self.keeps, self.run);
+        let (keeps, run) = (self.keeps_of(name), self.run);
         let epochs = &mut self.epochs;
         let room = self
             .rooms
@@ -586,8 +605,10 @@ impl Broker {
             .or_insert_with(|| Room::new(Epoch::from_number(epochs.next_u64()), run, now));
         if known.is_some_and(|known| !room.continues(&known, run)) {
             let counts = std::mem::take(&mut room.counts);
+            let keys = std::mem::take(&mut room.keys);
             *room = Room::new(Epoch::from_number(epochs.next_u64()), run, now);
             room.counts = counts;
+            room.keys = keys;
             self.tell(name, &Event::Broken(name.clone()), None);
         }
         let room = self.rooms.get_mut(name).expect("made above");

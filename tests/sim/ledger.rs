@@ -266,6 +266,18 @@ impl<'a> Books<'a> {
             let beats = beats.map(|(room, (offset, online))| (room.clone(), *offset, *online));
             self.beats.extend(beats);
         }
+        if !client.plan.echo {
+            let own = server.node.prefix_of(index);
+            let is_own = |payload: &[u8]| payload.starts_with(own.as_bytes());
+            let words = session.rooms.values().flatten();
+            let mut texts = words.filter_map(|word| match word {
+                Word::Publication { payload, .. } => Some(&payload[..]),
+                _ => None,
+            });
+            let raw = |payload: &[u8]| !client.plan.json && is_own(payload);
+            let is_any_own = texts.any(is_own) || payloads(client).any(raw);
+            assert!(!is_any_own, "{}: its own came back", server.name(index));
+        }
         for room in &client.plan.rooms {
             if client.plan.json {
                 self.add_json(server, index, room, session.rooms.get(room));
