@@ -6,7 +6,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use crate::base::{CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since};
+use crate::base::{
+    BrokerPart, CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since,
+};
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::relay::{Notice, Part};
 use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
@@ -267,8 +269,13 @@ pub enum Effect {
         /// What it adds.
         part: Part,
     },
-    /// Whether what numbers publications can be asked.
-    Availability(bool),
+    /// How a part of what numbers publications is.
+    Health {
+        /// Which.
+        part: BrokerPart,
+        /// What is wrong with it; `None` if it is well.
+        ailment: Option<Box<str>>,
+    },
     /// Publications for every member of a room.
     Broadcast(Broadcast),
     /// The body of a call was read.

@@ -2,19 +2,22 @@
 //! goes, stops, forgets, refuses, or is replaced.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use roomcast::Payload;
-use roomcast::base::{ConnId, Epoch, Offset, Position, RoomName, UserId};
+use roomcast::base::{BrokerPart, ConnId, Epoch, Offset, Position, RoomName, UserId};
 use roomcast::broker::{Broker, BrokerConfig, EventSender, HistoryBounds};
 use roomcast::cluster::{
     Event, Failure, Known, Login, NodeId, Numbered, Request, Shared, Snapshot, Token,
 };
+use roomcast::{Config, Payload, Server};
 
+use fake::{Answer, FakeRedis};
 use harness::{DEADLINE, Passing, Redis, RedisRelay, linger, wait_until};
 
+#[path = "broker/fake.rs"]
+mod fake;
 mod harness;
 
 const ROOM: &str = "live:7";
@@ -49,7 +52,8 @@ fn room() -> RoomName {
 fn start(config: &BrokerConfig) -> Result<(Broker, Receiver<Event>), String> {
     let (queue, events) = bounded(100_000);
     let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
-    let broker = Broker::start(config, vec![EventSender { queue, wake }]);
+    let alarm = Arc::new(|| {});
+    let broker = Broker::start(config, vec![EventSender { queue, wake }], alarm);
     broker
         .map(|broker| (broker, events))
         .map_err(|error| error.to_string())
@@ -203,6 +207,14 @@ impl Node {
         self.expect_within("Availability", span, |event| {
             (*event == Event::Availability(is_available)).then_some(())
         });
+    }
+
+    /// What is told of a part next.
+    fn expect_health(&mut self, wanted: BrokerPart) -> Option<Box<str>> {
+        self.expect("Health", |event| match event {
+            Event::Health { part, ailment } if *part == wanted => Some(ailment.clone()),
+            _ => None,
+        })
     }
 
     fn expect_fed(&mut self) -> (Position, Option<Shared>) {
@@ -1302,6 +1314,332 @@ fn scripts_that_redis_has_lost_are_loaded_again() {
             assert_eq!(offset.0, 2 + round * 20 + place as u64, "in order");
         }
     }
+}
+
+/// Scripts that are gone again before they can be asked, for a while or for good.
+#[test]
+fn a_publication_waits_for_scripts_until_its_deadline_and_no_less() {
+    const LOSSES: u32 = 15;
+    let (asked, questions) = bounded(10_000);
+    let mut losses = 0;
+    let redis = FakeRedis::start(move |_, words| {
+        asked.send(()).expect("the test");
+        if words.contains("never") || losses < LOSSES {
+            losses += 1;
+            return Answer::Error("NOSCRIPT No matching script");
+        }
+        Answer::List(vec!["ok".into(), "e".into(), "1".into()])
+    });
+    let mut node = Node::join(&redis.url(), 1);
+    assert_eq!(node.append("one").offset, Offset(1));
+    assert_eq!(questions.try_iter().count(), LOSSES as usize + 1);
+    let wait = Duration::from_millis(400);
+    let before = Instant::now();
+    let number = node.send_to(&room(), "never", true, None, wait);
+    assert_eq!(node.appended(number), Err(Failure::Unavailable));
+    assert!(before.elapsed() >= wait, "it is tried until its deadline");
+    // At most every 20 ms.
+    let tries = questions.try_iter().count();
+    assert!((2..=23).contains(&tries), "{tries}");
+    assert_eq!(node.append("two").offset, Offset(1));
+}
+
+#[test]
+fn a_refusal_that_lasts_is_told_with_its_reason_until_something_is_written() {
+    let redis = Redis::start();
+    let mut node = Node::join(&redis.url(), 1);
+    node.append("one");
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1000"]);
+    let before = Instant::now();
+    let refused = node.try_append(Duration::from_millis(300));
+    assert_eq!(refused, Err(Failure::Unavailable));
+    assert!(!node.has_seen(|event| matches!(event, Event::Health { .. })));
+    let number = node.send("two", true, None);
+    let ailment = node.expect_health(BrokerPart::Requests).expect("ill");
+    let expected = "Redis refuses to write: OOM ";
+    assert!(ailment.starts_with(expected), "{ailment}");
+    assert!(before.elapsed() >= Duration::from_secs(1));
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    node.appended(number).expect("numbered");
+    assert_eq!(node.expect_health(BrokerPart::Requests), None);
+    assert!(!node.has_seen(|event| matches!(event, Event::Availability(_))));
+}
+
+#[test]
+fn each_part_that_is_lost_is_told_to_one_shard() {
+    let mut redis = Redis::start();
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "on", ">pw", "~*", "&*", "+@all"]);
+    let mut node = Node::join(&format!("redis://al:pw@{}/", redis.addr()), 1);
+    node.follow();
+    // The feed alone.
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "-subscribe"]);
+    kill_clients(&redis, "pubsub");
+    let ailment = node.expect_health(BrokerPart::Feed);
+    assert_eq!(ailment.as_deref(), Some("the feed from Redis is lost"));
+    node.append("requests go on");
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "+subscribe"]);
+    node.expect_followed(DEADLINE);
+    assert_eq!(node.expect_health(BrokerPart::Feed), None);
+    let told = |event: &Event| matches!(event, Event::Health { .. });
+    assert!(!node.has_seen(told), "once is enough");
+    // Both.
+    redis.kill();
+    assert!(node.expect_health(BrokerPart::Requests).is_some());
+    assert!(node.expect_health(BrokerPart::Feed).is_some());
+}
+
+#[test]
+fn what_concerns_the_node_is_told_to_one_shard_alone() {
+    let redis = Redis::start();
+    let config = BrokerConfig {
+        lead: 1,
+        ..config(&redis.url(), 1)
+    };
+    let (queues, events): (Vec<_>, Vec<_>) = (0..3).map(|_| bounded(100)).unzip();
+    let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+    let senders = queues.into_iter().map(|queue| EventSender {
+        queue,
+        wake: Arc::clone(&wake),
+    });
+    let broker = Broker::start(&config, senders.collect(), Arc::new(|| {})).expect("a Redis");
+    wait_until("the feed is up", || broker.figures().is_feed_up());
+    let bytes = bytes::Bytes::from_static(b"told");
+    let node = NodeId(1);
+    let tell = Request::Tell {
+        node,
+        bytes: bytes.clone(),
+    };
+    broker.requests(0).try_send(tell).expect("room");
+    let told = Event::Told { bytes };
+    assert_eq!(events[1].recv_timeout(DEADLINE), Ok(told));
+    for (shard, events) in events.iter().enumerate() {
+        let room = RoomName::new(&format!("room {shard}")).expect("a good name");
+        let follow = Request::Follow(room.clone());
+        broker.requests(shard).try_send(follow).expect("room");
+        assert_eq!(events.recv_timeout(DEADLINE), Ok(Event::Followed(room)));
+    }
+}
+
+#[test]
+fn what_is_to_be_read_of_a_room_that_is_left_does_not_wait_for_redis() {
+    let mut redis = Redis::start();
+    let mut node = Node::join(&redis.url(), 1);
+    node.follow();
+    redis.kill();
+    node.expect_available(false, DEADLINE);
+    let read = || Request::Read {
+        room: room(),
+        known: None,
+    };
+    let other = RoomName::new("other").expect("a good name");
+    node.ask(read());
+    let waits = node.send("waits", true, None);
+    node.ask(Request::Read {
+        room: other.clone(),
+        known: None,
+    });
+    node.ask(Request::Unfollow(room()));
+    let read_failed = |event: &Event| (*event == Event::ReadFailed(room())).then_some(());
+    node.expect("ReadFailed", read_failed);
+    // What is asked by who comes back is another matter, and so is what was asked of other rooms.
+    node.ask(Request::Follow(room()));
+    node.ask(read());
+    wait_until("three that wait", || {
+        node.broker.figures().waiting.get() == 3
+    });
+    redis.restart();
+    node.expect_available(true, DEADLINE);
+    let mut read = |wanted: &RoomName| {
+        node.expect("a read", |event| match event {
+            Event::Read { room, .. } => (room == wanted).then_some(()),
+            _ => None,
+        });
+    };
+    read(&other);
+    read(&room());
+    node.appended(waits).expect("numbered");
+    let is_answer = |event: &Event| matches!(event, Event::Read { .. } | Event::ReadFailed(_));
+    assert!(!node.has_seen(is_answer), "each is answered once");
+}
+
+/// Asks something of a real thread of the broker that makes it panic where it wakes a shard.
+fn assert_alarm(thread: &'static str, request: Request) {
+    let redis = Redis::start();
+    let (queue, _events) = bounded(100);
+    let wake = Arc::new(move || {
+        let current = std::thread::current();
+        assert_ne!(current.name(), Some(thread), "this is what is tested");
+    });
+    let (called, calls) = bounded(1);
+    let alarm = Arc::new(move || {
+        let current = std::thread::current();
+        let name = current.name().unwrap_or_default().to_owned();
+        called.try_send(name).expect("only one thread dies");
+    });
+    let senders = vec![EventSender { queue, wake }];
+    let broker = Broker::start(&config(&redis.url(), 1), senders, alarm).expect("a Redis");
+    broker.requests(0).try_send(request).expect("room");
+    assert_eq!(calls.recv_timeout(DEADLINE).as_deref(), Ok(thread));
+    let before = Instant::now();
+    broker.stop();
+    assert!(before.elapsed() < Duration::from_secs(5), "the rest ends");
+    assert!(calls.try_recv().is_err(), "an end in good order is none");
+}
+
+#[test]
+fn the_alarm_is_given_when_the_feed_panics() {
+    assert_alarm("redis-feed", Request::Follow(room()));
+}
+
+#[test]
+fn the_alarm_is_given_when_the_requests_panic() {
+    let (room, known) = (room(), None);
+    assert_alarm("redis-exec", Request::Read { room, known });
+}
+
+/// A log that panics in one thread, once, where a line names a certain Redis.
+struct Mine;
+
+/// The thread and the address of the Redis.
+static MINES: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
+
+impl log::Log for Mine {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        let current = std::thread::current();
+        let mut mines = MINES.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = mines.iter().position(|(thread, addr)| {
+            record.level() == log::Level::Warn
+                && current.name() == Some(*thread)
+                && line.contains(addr)
+        });
+        let mine = found.map(|place| mines.remove(place));
+        drop(mines);
+        assert!(mine.is_none(), "this is what is tested");
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_server_ends_with_an_error_when_a_thread_of_its_broker_dies() {
+    log::set_logger(&Mine).expect("the only one");
+    log::set_max_level(log::LevelFilter::Warn);
+    for (workers, thread) in [
+        ("0", "redis-feed"),
+        ("0", "redis-exec"),
+        ("2", "redis-feed"),
+        ("2", "redis-exec"),
+    ] {
+        let redis = Redis::start();
+        let config = Config::from_args([
+            "--listen=127.0.0.1:0",
+            "--admin-listen=off",
+            &format!("--workers={workers}"),
+            &format!("--redis={}", redis.url()),
+        ]);
+        let server = Server::start(config.expect("good options")).expect("a server");
+        assert!(server.handle().counters().is_ok());
+        let mine = (thread, redis.addr().to_string());
+        let mut mines = MINES.lock().unwrap_or_else(PoisonError::into_inner);
+        mines.push(mine);
+        drop(mines);
+        let (ended, end) = bounded(1);
+        std::thread::spawn(move || ended.send(server.wait()));
+        kill_clients(&redis, "pubsub");
+        kill_clients(&redis, "normal");
+        let end = end.recv_timeout(DEADLINE).expect("it ends");
+        let error = end.expect_err("not in good order").to_string();
+        assert!(error.contains("a thread"), "{workers} {thread}: {error}");
+    }
+}
+
+/// What is refused for now stands before what was numbered behind it, and then the link breaks: it
+/// must not be numbered later.
+#[test]
+fn publications_keep_their_order_when_the_link_breaks_among_their_answers() {
+    // Whether the one behind it has its answer when the link breaks.
+    for is_answered in [true, false] {
+        let (arrived, arrivals) = bounded(1);
+        let (release, released) = bounded::<()>(1);
+        let mut seen: HashMap<&str, u32> = HashMap::new();
+        let mut offset = 0;
+        let redis = FakeRedis::start(move |script, words| {
+            assert_eq!(script, "append");
+            let texts = ["held up", "refused", "behind it", "broken", "last"];
+            let text = texts.into_iter().find(|text| words.contains(text));
+            let text = text.expect("a publication of this test");
+            let count = seen.entry(text).or_default();
+            *count += 1;
+            let breaks = if is_answered { "broken" } else { "behind it" };
+            match text {
+                "held up" => {
+                    arrived.send(()).expect("the test");
+                    released.recv_timeout(DEADLINE).expect("the test");
+                }
+                "refused" => {
+                    assert_eq!(*count, 1, "it comes behind what was behind it");
+                    return Answer::Error("OOM it is full");
+                }
+                text if text == breaks && *count == 1 => return Answer::HangUp,
+                _ => {}
+            }
+            offset += 1;
+            Answer::List(vec!["ok".into(), "e".into(), offset.to_string()])
+        });
+        let mut node = Node::join(&redis.url(), 1);
+        let held_up = node.send("held up", true, None);
+        arrivals.recv_timeout(DEADLINE).expect("it arrives");
+        // They are sent together, since the one before them has no answer yet.
+        let numbers = ["refused", "behind it", "broken"].map(|text| node.send(text, true, None));
+        release.send(()).expect("the fake");
+        node.appended(held_up).expect("numbered");
+        assert_eq!(node.appended(numbers[0]), Err(Failure::Unavailable));
+        for (number, offset) in numbers[1..].iter().zip(2..) {
+            let position = node.appended(*number).expect("numbered");
+            assert_eq!(position.offset, Offset(offset), "{is_answered}");
+        }
+        assert_eq!(node.append("last").offset, Offset(4));
+    }
+}
+
+/// While many rooms are subscribed to again, each of them is left and joined.
+#[test]
+fn rooms_that_come_and_go_cost_the_same_while_many_are_subscribed_again() {
+    const ROOMS: u32 = 30_000;
+    let redis = Redis::start();
+    let mut node = Node::join(&redis.url(), 1);
+    let room = |number: u32| RoomName::new(&format!("room {number}")).expect("a good name");
+    let requests = node.requests.clone();
+    let ask = |request| requests.send_timeout(request, DEADLINE).expect("room");
+    let before = Instant::now();
+    (0..ROOMS).for_each(|number| ask(Request::Follow(room(number))));
+    (0..ROOMS).for_each(|_| node.expect_followed(DEADLINE));
+    let first = before.elapsed();
+    kill_clients(&redis, "pubsub");
+    let before = Instant::now();
+    for number in 0..ROOMS {
+        ask(Request::Unfollow(room(number)));
+        ask(Request::Follow(room(number)));
+    }
+    ask(Request::Follow(room(ROOMS)));
+    let all_followed = format!("room {ROOMS}");
+    // As much for each as when they were followed one by one, and not for each of them for each.
+    let most = 5 * first + Duration::from_secs(5);
+    node.expect_within("the last", most, |event| {
+        let is_last = matches!(event, Event::Followed(room) if room.as_str() == all_followed);
+        is_last.then_some(())
+    });
+    let spent = before.elapsed();
+    eprintln!("{ROOMS} rooms followed in {first:?}, left and joined in {spent:?}");
+    wait_until("every room, and the node's own channel", || {
+        let channels: Vec<String> = redis.ask(&["PUBSUB", "CHANNELS"]);
+        channels.len() == ROOMS as usize + 2
+    });
 }
 
 #[test]

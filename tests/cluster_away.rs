@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use harness::{
     Api, Client, Daemon, Dial, Message, Passing, Redis, RedisRelay, error_of, json_member, next,
-    node, two_nodes, wait_until,
+    node, two_nodes, wait_for, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -23,19 +23,27 @@ fn status(daemon: &Daemon, target: &str) -> u16 {
 }
 
 fn assert_health(daemon: &Daemon, is_ready: bool) {
-    let (code, text) = if is_ready {
-        (200, "ok")
+    let line = if is_ready {
+        "ok"
     } else {
-        (503, "degraded")
+        "degraded: requests cannot be sent to Redis; the feed from Redis is lost"
     };
-    wait_until("/readyz", || {
-        let ready = daemon.admin_get("/readyz");
-        (ready.status, ready.text().trim()) == (code, text)
-    });
+    wait_ready(daemon, line);
     // It is alive all the same: to start it again would help nobody.
     for health in [daemon.admin_get("/healthz"), daemon.get("/healthz")] {
         assert_eq!((health.status, health.text().trim()), (200, "ok"));
     }
+}
+
+/// Waits until `/readyz` says so.
+fn wait_ready(daemon: &Daemon, line: &str) {
+    let code = if line == "ok" { 200 } else { 503 };
+    wait_until(line, || {
+        let ready = daemon.admin_get("/readyz");
+        let text = ready.text();
+        assert_eq!(ready.status == 200, text.trim() == "ok", "{text}");
+        (ready.status, text.trim()) == (code, line)
+    });
 }
 
 /// What a node does while it cannot ask Redis.
@@ -96,6 +104,59 @@ fn while_redis_is_away_connections_stay_and_publishers_are_told() {
     });
     assert_eq!(next(&mut member), (2, json!("after")));
     wait_until("a join", || status(&node, "/ws?room=unknown") == 101);
+}
+
+#[test]
+fn a_node_without_its_feed_is_degraded_and_says_when_it_is_back() {
+    let redis = Redis::start();
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "on", ">pw", "~*", "&*", "+@all"]);
+    let node = node(&format!("redis://al:pw@{}/", redis.addr()), "n1", &[]);
+    let mut member = json_member(&node, "room=r");
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "-subscribe"]);
+    redis.ask::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    wait_ready(&node, "degraded: the feed from Redis is lost");
+    assert_eq!(node.metric("roomcast_cluster_available"), 1.0);
+    assert_eq!(node.metric("roomcast_cluster_feed_connected"), 0.0);
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "+subscribe"]);
+    let line = node.wait_log("the feed from Redis is back, run ");
+    assert!(line.contains("INFO"), "{line}");
+    wait_ready(&node, "ok");
+    assert_eq!(node.metric("roomcast_cluster_feed_connected"), 1.0);
+    assert_eq!(Api::connect(&node).publish("r", &json!("after")), 1);
+    assert_eq!(next(&mut member), (1, json!("after")));
+}
+
+/// Nobody publishes: a node that is given nothing to do must see for itself when it is well again.
+#[test]
+fn a_node_is_degraded_for_as_long_as_redis_is_full() {
+    let redis = Redis::start();
+    let node = node(&redis.url(), "n1", &WAIT);
+    wait_ready(&node, "ok");
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1000"]);
+    let refused = "degraded: Redis refuses to write: OOM ";
+    wait_until(refused, || {
+        let ready = node.admin_get("/readyz");
+        ready.status == 503 && ready.text().starts_with(refused)
+    });
+    assert_eq!(node.metric("roomcast_cluster_available"), 1.0);
+    assert_eq!(node.get("/healthz").status, 200);
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    wait_ready(&node, "ok");
+    assert_eq!(Api::connect(&node).publish("r", &json!("after")), 1);
+}
+
+#[test]
+fn the_room_of_nodes_is_named_in_the_log_as_what_it_is() {
+    let redis = Redis::start();
+    let node = node(&redis.url(), "n1", &[]);
+    let shares = wait_for("a room of nodes", || {
+        redis.ask::<Vec<String>>(&["KEYS", "roomcast:{*}:n"]).pop()
+    });
+    redis.ask::<()>(&["SET", &shares, "a string"]);
+    node.wait_log("the room of nodes cannot be used in Redis: WRONGTYPE");
+    let lines = node.log_lines();
+    let is_odd = |line: &&String| line.contains("u{1}");
+    assert_eq!(lines.iter().find(is_odd), None);
 }
 
 /// It answers nothing and refuses nothing, as behind a cable that is pulled.

@@ -255,7 +255,7 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 38] = [
     (
         "redis",
         ["redis://one:1", "rediss://al:secret@two"],
-        ["url: Some(redis://one:1)", "url: Some(rediss://***@two)"],
+        ["url: Some(redis://one:1)", "url: Some(rediss://al:***@two)"],
     ),
     (
         "redis-prefix",

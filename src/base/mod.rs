@@ -4,6 +4,7 @@
 
 mod close;
 mod glob;
+mod health;
 mod histogram;
 mod id;
 mod limits;
@@ -12,6 +13,7 @@ mod origin;
 mod parted_map;
 mod position;
 mod prng;
+mod redacted;
 mod room_budget;
 mod secret;
 mod time;
@@ -19,6 +21,7 @@ mod totals;
 
 pub use close::{CloseReason, Severity};
 pub use glob::Glob;
+pub use health::{BrokerPart, Health};
 pub use histogram::{Histogram, SharedHistogram};
 pub use id::{ConnId, Identity, NameError, NodeId, RoomName, UserId};
 pub use limits::{
@@ -30,6 +33,7 @@ pub use origin::{AllowedOrigins, OriginError, OriginPattern};
 pub use parted_map::PartedMap;
 pub use position::{Epoch, Offset, Position, Since};
 pub use prng::Prng;
+pub use redacted::redacted_url;
 pub use room_budget::RoomBudget;
 pub use secret::Secret;
 pub use time::{Instant, Now};

@@ -9,27 +9,28 @@
 //! - A publication is sent again only if Redis can tell that it was not done: nothing that was sent on
 //!   an earlier connection is carried out any more (it is killed), and the room is asked for the
 //!   token (see `append.lua`).
-//! - What waits is bounded; see [`Waiting`].
+//! - What waits is bounded; see [`Waiting`]. A read waits only while its room is followed.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, TrySendError};
+use crossbeam_channel::{Receiver, Select};
 use redis::Value;
 
 use super::dial::{Dialer, Link, Scripts};
-use super::feed::Wish;
 use super::figures::Figures;
+use super::inputs::Inputs;
 use super::outputs::Outputs;
 use super::question::{Answer, Moment, Pending, Terms};
 use super::redial::Redial;
-use super::repeats::{About, Warnings};
+use super::refusals::Refusals;
+use super::repeats::{About, Warnings, shown_room};
 use super::reply::{Trouble, shown, trouble};
-use super::waiting::{BATCH_BYTES, BATCH_MAX, Batch, SWEEP_INTERVAL, Waiting};
-use crate::base::{Instant, RoomName};
+use super::waiting::{BATCH_BYTES, Batch, SWEEP_INTERVAL, Waiting, part_overtaken};
+use crate::base::{BrokerPart, Instant, RoomName};
 use crate::clock;
 use crate::cluster::{Event, Failure, Request};
 
@@ -38,12 +39,7 @@ pub(super) struct ExecParts {
     pub(super) dialer: Dialer,
     pub(super) terms: Terms,
     pub(super) wait: Duration,
-    pub(super) inputs: Vec<Receiver<Request>>,
     pub(super) outputs: Outputs,
-    /// `None` at the end.
-    pub(super) wishes: Option<Sender<Wish>>,
-    /// Whether the feed is going to look at its wishes.
-    pub(super) is_feed_called: Arc<AtomicBool>,
     pub(super) stop: Receiver<()>,
     pub(super) figures: Arc<Figures>,
     pub(super) seed: u64,
@@ -51,24 +47,26 @@ pub(super) struct ExecParts {
 
 pub(super) struct Exec {
     parts: ExecParts,
-    /// `None` for a shard that has gone.
-    inputs: Vec<Option<Receiver<Request>>>,
+    inputs: Inputs,
     link: Option<Link>,
     redial: Redial,
     waiting: Waiting,
-    wishes: VecDeque<Wish>,
     /// Whether the feed must be woken.
     must_wake: bool,
     must_load: bool,
+    /// When scripts may be loaded again.
+    load_at: Instant,
+    /// How often they were loaded since something was answered.
+    vain_loads: u32,
+    refusals: Refusals,
+    /// What the node was told is wrong.
+    told: Option<Box<str>>,
     tick_at: Instant,
     node_channel: String,
     warnings: Warnings,
     is_stopping: bool,
     buffer: Vec<u8>,
 }
-
-/// Most wishes that wait for the feed.
-const WISHES_MAX: usize = 4096;
 
 /// How often the feed is sent a sign of life.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
@@ -79,13 +77,15 @@ const LATER: Duration = Duration::from_millis(100);
 /// How long the last requests may take at the end.
 const ENDING_MAX: Duration = Duration::from_secs(1);
 
-/// How often Redis may have lost its scripts before a request is given up.
-const SCRIPT_LOSSES_MAX: u32 = 5;
+/// Shortest time from loading scripts to loading them again.
+const LOAD_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often scripts are loaded in vain before that is worth a warning.
+const VAIN_LOADS_MAX: u32 = 5;
 
 impl Exec {
-    pub(super) fn new(parts: ExecParts, link: Link) -> Self {
+    pub(super) fn new(parts: ExecParts, inputs: Inputs, link: Link) -> Self {
         let now = clock::read_instant();
-        let inputs = parts.inputs.iter().cloned().map(Some).collect();
         let node_channel = parts.terms.keys.node(parts.terms.node);
         parts.figures.is_exec_up.store(true, Ordering::Relaxed);
         Self {
@@ -93,9 +93,12 @@ impl Exec {
             link: Some(link),
             redial: Redial::new(parts.dialer.clone(), now, parts.seed),
             waiting: Waiting::new(now),
-            wishes: VecDeque::new(),
             must_wake: false,
             must_load: false,
+            load_at: now,
+            vain_loads: 0,
+            refusals: Refusals::default(),
+            told: None,
             tick_at: now,
             node_channel,
             warnings: Warnings::default(),
@@ -108,7 +111,6 @@ impl Exec {
     pub(super) fn run(mut self) {
         while !self.is_stopping {
             self.take();
-            self.hand_over_wishes();
             let now = clock::read_instant();
             self.sweep(now);
             self.dial(now);
@@ -119,11 +121,9 @@ impl Exec {
         // What was asked for before the end, as far as it goes.
         let end = clock::read_instant() + ENDING_MAX;
         // The feed ends when it looks for wishes next.
-        self.parts.wishes = None;
+        self.inputs.end_wishes();
         self.must_wake = true;
         while self.link.is_some() && clock::read_instant() < end {
-            // Nobody follows a room any more, and wishes take no places from what is to be sent.
-            self.wishes.clear();
             self.take();
             if !self.round(clock::read_instant()) {
                 break;
@@ -138,54 +138,14 @@ impl Exec {
             .store(false, Ordering::Relaxed);
     }
 
-    /// Takes requests as far as there is room for them.
+    /// Takes what shards have asked for, and gives the feed its part.
     fn take(&mut self) {
         let now = clock::read_instant();
-        for shard in 0..self.inputs.len() {
-            for _ in 0..BATCH_MAX {
-                if !self.has_room() {
-                    return;
-                }
-                let Some(input) = &self.inputs[shard] else {
-                    break;
-                };
-                match input.try_recv() {
-                    Ok(Request::Follow(room)) => self.wishes.push_back(Wish::Follow(shard, room)),
-                    Ok(Request::Unfollow(room)) => self.wishes.push_back(Wish::Unfollow(room)),
-                    Ok(request) => {
-                        let wait = self.parts.wait;
-                        self.waiting.push(Pending::new(shard, request, now, wait));
-                    }
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => self.inputs[shard] = None,
-                }
-            }
+        let left = self.inputs.take(now, self.parts.wait, &mut self.waiting);
+        for read in left {
+            self.give_up(read);
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting.has_room() && self.wishes.len() < WISHES_MAX
-    }
-
-    fn hand_over_wishes(&mut self) {
-        let mut has_given = false;
-        let Some(feed) = &self.parts.wishes else {
-            return;
-        };
-        while let Some(wish) = self.wishes.pop_front() {
-            match feed.try_send(wish) {
-                Ok(()) => has_given = true,
-                Err(TrySendError::Full(wish)) => {
-                    self.wishes.push_front(wish);
-                    break;
-                }
-                // The feed has gone, at the end.
-                Err(TrySendError::Disconnected(_)) => {}
-            }
-        }
-        if has_given && !self.parts.is_feed_called.swap(true, Ordering::AcqRel) {
-            self.must_wake = true;
-        }
+        self.must_wake |= self.inputs.hand_over();
     }
 
     /// Gives up what can wait no longer.
@@ -236,6 +196,7 @@ impl Exec {
         self.tick_at = clock::read_instant();
         self.parts.figures.is_exec_up.store(true, Ordering::Relaxed);
         self.parts.outputs.send_all(&Event::Availability(true));
+        self.tell_health();
     }
 
     /// The connection is not there any more, or not to be used.
@@ -251,6 +212,24 @@ impl Exec {
         let what = format_args!("lost Redis at {}: {why}", self.redial.shown());
         self.warnings.say(now, About::Link, what);
         self.parts.outputs.send_all(&Event::Availability(false));
+        self.tell_health();
+    }
+
+    /// Tells the node what is wrong with requests, if that has changed.
+    fn tell_health(&mut self) {
+        let ailment: Option<Box<str>> = if self.link.is_none() {
+            Some("requests cannot be sent to Redis".into())
+        } else {
+            let reason = self.refusals.lasting();
+            reason.map(|reason| format!("Redis refuses to write: {reason}").into())
+        };
+        if self.told != ailment {
+            self.told = ailment.clone();
+            let part = BrokerPart::Requests;
+            self.parts
+                .outputs
+                .send_lead(Event::Health { part, ailment });
+        }
     }
 
     /// Sends what can be sent, and reads the answers. Returns whether there was anything.
@@ -258,8 +237,13 @@ impl Exec {
         if self.link.is_none() {
             return false;
         }
-        if self.must_load && !self.load_scripts() {
-            return true;
+        if self.must_load {
+            if now < self.load_at {
+                return false;
+            }
+            if !self.load_scripts(now) {
+                return true;
+            }
         }
         let Some(link) = &self.link else {
             return true;
@@ -304,6 +288,7 @@ impl Exec {
                 self.lose(&why);
             } else {
                 self.put_back(again);
+                self.tell_health();
             }
         }
         if out.capacity() <= 4 * BATCH_BYTES {
@@ -312,7 +297,9 @@ impl Exec {
         has_sent
     }
 
-    fn load_scripts(&mut self) -> bool {
+    fn load_scripts(&mut self, now: Instant) -> bool {
+        self.load_at = now + LOAD_INTERVAL;
+        self.vain_loads = self.vain_loads.saturating_add(1);
         let Some(link) = &mut self.link else {
             return false;
         };
@@ -374,6 +361,31 @@ impl Exec {
         again: &mut VecDeque<Pending>,
         settled_at: Instant,
     ) -> Result<(), String> {
+        let mut numbered = HashMap::new();
+        let outcome = self.converse(out, signs, sent, again, settled_at, &mut numbered);
+        // What has no answer may have been numbered as well.
+        for pending in sent.iter().filter(|pending| pending.is_append()) {
+            numbered.extend(pending.room.clone().map(|room| (room, again.len())));
+        }
+        let (kept, overtaken) = part_overtaken(mem::take(again), &numbered);
+        *again = kept;
+        for pending in overtaken {
+            self.give_up(pending);
+        }
+        outcome
+    }
+
+    /// The same, but for those in `again` that are overtaken by a later publication of their room:
+    /// `numbered` says how many of `again` were there when one was numbered last, or may have been.
+    fn converse(
+        &mut self,
+        out: &[u8],
+        signs: usize,
+        sent: &mut VecDeque<Pending>,
+        again: &mut VecDeque<Pending>,
+        settled_at: Instant,
+        numbered: &mut HashMap<RoomName, usize>,
+    ) -> Result<(), String> {
         let Some(link) = &mut self.link else {
             return Err("no connection".into());
         };
@@ -391,7 +403,6 @@ impl Exec {
                 }
             }
         }
-        let mut done: HashSet<RoomName> = HashSet::new();
         let mut ill = None;
         while !sent.is_empty() {
             let Some(link) = &mut self.link else {
@@ -409,26 +420,14 @@ impl Exec {
                     self.handle_error(pending, &error, again);
                 }
                 value => {
-                    let room = match pending.request {
-                        Request::Append { .. } if !again.is_empty() => pending.room.clone(),
-                        _ => None,
-                    };
-                    if self.handle_answer(pending, value, settled_at, again) {
-                        done.extend(room);
+                    let earlier = again.len();
+                    let can_overtake = pending.is_append() && earlier > 0;
+                    let room = pending.room.clone().filter(|_| can_overtake);
+                    self.handle_answer(pending, value, settled_at, again);
+                    if again.len() == earlier {
+                        numbered.extend(room.map(|room| (room, earlier)));
                     }
                 }
-            }
-        }
-        // Whoever was overtaken by a later request of its room must not come after it.
-        for pending in mem::take(again) {
-            let is_overtaken = pending
-                .room
-                .as_ref()
-                .is_some_and(|room| done.contains(room));
-            if is_overtaken && matches!(pending.request, Request::Append { .. }) {
-                self.give_up(pending);
-            } else {
-                again.push_back(pending);
             }
         }
         ill.map_or(Ok(()), Err)
@@ -442,16 +441,19 @@ impl Exec {
     ) {
         let now = clock::read_instant();
         let text = shown(error);
-        match trouble(error) {
+        let trouble = trouble(error);
+        if trouble != Trouble::Room {
+            self.refusals.note_refused(now, &pending.request, &text);
+        }
+        match trouble {
             Trouble::NoScript => {
                 self.must_load = true;
-                pending.script_losses += 1;
-                if pending.script_losses <= SCRIPT_LOSSES_MAX {
-                    again.push_back(pending);
-                    return;
+                if self.vain_loads >= VAIN_LOADS_MAX {
+                    let what = format_args!("Redis does not keep scripts: {text}");
+                    self.warnings.say(now, About::Refusal, what);
                 }
-                let what = format_args!("Redis does not keep scripts: {text}");
-                self.warnings.say(now, About::Refusal, what);
+                again.push_back(pending);
+                return;
             }
             Trouble::Later => {
                 let what = format_args!("Redis refuses for now: {text}");
@@ -465,8 +467,8 @@ impl Exec {
                 return;
             }
             Trouble::Room => {
-                let room = pending.room.as_ref().map_or("", RoomName::as_str);
-                let what = format_args!("room {room:?} cannot be used in Redis: {text}");
+                let room = shown_room(pending.room.as_ref());
+                let what = format_args!("{room} cannot be used in Redis: {text}");
                 self.warnings.say(now, About::Room, what);
             }
             Trouble::Refused => {
@@ -478,20 +480,22 @@ impl Exec {
         self.give_up(pending);
     }
 
-    /// Returns whether it was done.
+    /// Puts a request that was not done into `again`; any other may have been done.
     fn handle_answer(
         &mut self,
         mut pending: Pending,
         value: Value,
         settled_at: Instant,
         again: &mut VecDeque<Pending>,
-    ) -> bool {
+    ) {
         let figures = &self.parts.figures;
         match pending.read(value) {
             Answer::Done(event) => {
                 figures.answered.add(1);
-                if matches!(pending.request, Request::Append { .. }) {
-                    let now = clock::read_instant();
+                self.vain_loads = 0;
+                let now = clock::read_instant();
+                self.refusals.note_done(now, &pending.request);
+                if pending.is_append() {
                     figures
                         .publish_times
                         .observe(now.nanos_since(pending.taken_at));
@@ -500,7 +504,6 @@ impl Exec {
                     self.note_anew(&pending, &event);
                     self.parts.outputs.send(pending.shard, event);
                 }
-                return true;
             }
             Answer::Wait => {
                 figures.fenced.add(1);
@@ -515,8 +518,8 @@ impl Exec {
             }
             Answer::Nonsense => {
                 figures.refused.add(1);
-                let room = pending.room.as_ref().map_or("", RoomName::as_str);
-                let what = format_args!("Redis answers what cannot be read, for room {room:?}");
+                let room = shown_room(pending.room.as_ref());
+                let what = format_args!("Redis answers what cannot be read, for {room}");
                 self.warnings
                     .say(clock::read_instant(), About::Content, what);
                 if let Some(event) = pending.failed(Failure::Unknown) {
@@ -524,7 +527,6 @@ impl Exec {
                 }
             }
         }
-        false
     }
 
     /// Counts a room that is not in the epoch that it was known in.
@@ -539,8 +541,8 @@ impl Exec {
             && snapshot.top.epoch != known.position.epoch
         {
             self.parts.figures.rooms_begun_anew.add(1);
-            let what =
-                format_args!("room {room:?} has begun anew: Redis has lost what was known of it");
+            let room = shown_room(Some(room));
+            let what = format_args!("{room} has begun anew: Redis has lost what was known of it");
             self.warnings.say(clock::read_instant(), About::Anew, what);
         }
     }
@@ -552,17 +554,16 @@ impl Exec {
         let mut until = now + TICK_INTERVAL;
         if self.link.is_some() {
             until = until.min(self.tick_at);
+            if self.must_load {
+                until = until.min(self.load_at);
+            }
         } else if let Some(at) = self.redial.select(&mut select) {
             until = until.min(at);
         }
-        if !self.waiting.is_empty() || !self.wishes.is_empty() {
+        if !self.waiting.is_empty() || self.inputs.has_wishes() {
             until = until.min(now + SWEEP_INTERVAL);
         }
-        if self.has_room() {
-            for input in self.inputs.iter().flatten() {
-                select.recv(input);
-            }
-        }
+        self.inputs.select(&self.waiting, &mut select);
         let left = until.saturating_duration_since(clock::read_instant());
         self.is_stopping = select.ready_timeout(left).is_ok_and(|index| index == stop);
     }

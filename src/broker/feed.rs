@@ -23,7 +23,7 @@ use super::outputs::Outputs;
 use super::question::shared_of;
 use super::repeats::{About, Warnings};
 use super::reply::number;
-use crate::base::{Epoch, Offset, Position, RoomName};
+use crate::base::{BrokerPart, Epoch, Offset, Position, RoomName};
 use crate::clock;
 use crate::cluster::{Event, NodeId};
 use crate::wire::node::EnvelopeError;
@@ -55,8 +55,11 @@ pub(super) struct Feed {
     rooms: HashMap<Vec<u8>, Followed>,
     /// Subscriptions that are not confirmed, by channel.
     awaited: HashMap<Vec<u8>, u32>,
-    /// Channels that are still to be subscribed to.
+    /// Channels that are still to be subscribed to, and some that are not any more: of a room only if
+    /// [`Followed::is_queued`].
     backlog: VecDeque<Vec<u8>>,
+    /// It was lost, and is not back.
+    is_lost: bool,
     warnings: Warnings,
     /// The other ends of the wishes have gone.
     is_over: bool,
@@ -66,6 +69,8 @@ pub(super) struct Feed {
 struct Followed {
     room: RoomName,
     shard: usize,
+    /// Its channel is in the backlog.
+    is_queued: bool,
 }
 
 /// Most channels in one command, and most wishes at once.
@@ -80,6 +85,7 @@ impl Feed {
             rooms: HashMap::new(),
             awaited: HashMap::new(),
             backlog: VecDeque::new(),
+            is_lost: false,
             warnings: Warnings::default(),
             is_over: false,
         }
@@ -106,6 +112,7 @@ impl Feed {
                     }
                     self.parts.figures.feed_losses.add(1);
                     self.parts.outputs.send_all(&Event::FeedLost);
+                    self.tell_health(true);
                     format!("lost the feed: {why}")
                 }
                 Err(error) => {
@@ -121,6 +128,17 @@ impl Feed {
         }
     }
 
+    /// Tells the node whether the feed is lost, if that has changed.
+    fn tell_health(&mut self, is_lost: bool) {
+        if std::mem::replace(&mut self.is_lost, is_lost) != is_lost {
+            let part = BrokerPart::Feed;
+            let ailment = is_lost.then(|| "the feed from Redis is lost".into());
+            self.parts
+                .outputs
+                .send_lead(Event::Health { part, ailment });
+        }
+    }
+
     fn is_ending(&self) -> bool {
         self.is_over || self.parts.outputs.is_stopping()
     }
@@ -130,7 +148,8 @@ impl Feed {
         loop {
             let left = until.saturating_duration_since(clock::read_instant());
             match self.parts.wishes.recv_timeout(left) {
-                Ok(wish) => self.note(wish),
+                Ok(Wish::Follow(shard, room)) => self.keep(shard, room),
+                Ok(Wish::Unfollow(room)) => drop(self.forget(&room)),
                 Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => {
                     self.is_over = true;
@@ -140,21 +159,31 @@ impl Feed {
         }
     }
 
-    /// Takes note of a wish without a connection.
-    fn note(&mut self, wish: Wish) {
-        match wish {
-            Wish::Follow(shard, room) => {
-                let channel = self.channel(&room);
-                self.rooms.insert(channel, Followed { room, shard });
-            }
-            Wish::Unfollow(room) => {
-                self.rooms.remove(&self.channel(&room));
-            }
-        }
-        self.parts
-            .figures
-            .followed_rooms
-            .set(self.rooms.len() as u64);
+    /// Keeps in mind that a room is followed. It keeps its place in the backlog.
+    fn keep(&mut self, shard: usize, room: RoomName) {
+        let followed = self.rooms.entry(self.channel(&room));
+        let is_queued = false;
+        followed
+            .and_modify(|followed| followed.shard = shard)
+            .or_insert(Followed {
+                room,
+                shard,
+                is_queued,
+            });
+        self.count_rooms();
+    }
+
+    /// Does not follow a room any more; returns what was known of it.
+    fn forget(&mut self, room: &RoomName) -> Option<Followed> {
+        let channel = self.channel(room);
+        let followed = self.rooms.remove(&channel);
+        self.count_rooms();
+        followed
+    }
+
+    fn count_rooms(&self) {
+        let rooms = self.rooms.len() as u64;
+        self.parts.figures.followed_rooms.set(rooms);
     }
 
     fn channel(&self, room: &RoomName) -> Vec<u8> {
@@ -165,6 +194,9 @@ impl Feed {
     fn serve(&mut self, mut connection: Connection, run: &Run, backoff: &mut Backoff) -> String {
         self.awaited.clear();
         self.backlog = self.rooms.keys().cloned().collect();
+        for followed in self.rooms.values_mut() {
+            followed.is_queued = true;
+        }
         self.backlog.push_front(self.own_channel.clone());
         loop {
             let mut out = Vec::new();
@@ -203,56 +235,60 @@ impl Feed {
                     return;
                 }
             };
-            match &wish {
+            match wish {
                 Wish::Follow(shard, room) => {
-                    let channel = self.channel(room);
-                    if self.backlog.contains(&channel) {
+                    let channel = self.channel(&room);
+                    match self.rooms.get(&channel) {
                         // Its turn will come.
-                    } else if self.rooms.contains_key(&channel)
-                        && !self.awaited.contains_key(&channel)
-                    {
-                        self.parts
-                            .outputs
-                            .send(*shard, Event::Followed(room.clone()));
-                    } else {
-                        redis::cmd("SUBSCRIBE")
-                            .arg(&channel)
-                            .write_packed_command(out);
-                        *self.awaited.entry(channel).or_default() += 1;
+                        Some(followed) if followed.is_queued => {}
+                        Some(_) if !self.awaited.contains_key(&channel) => {
+                            let followed = Event::Followed(room.clone());
+                            self.parts.outputs.send(shard, followed);
+                        }
+                        _ => {
+                            redis::cmd("SUBSCRIBE")
+                                .arg(&channel)
+                                .write_packed_command(out);
+                            *self.awaited.entry(channel).or_default() += 1;
+                        }
                     }
+                    self.keep(shard, room);
                 }
                 Wish::Unfollow(room) => {
-                    let channel = self.channel(room);
-                    // Not one that is still to come.
-                    if self.backlog.contains(&channel) {
-                        self.backlog.retain(|other| *other != channel);
-                    } else {
+                    // One that is still to come does not come, whatever stands in the backlog.
+                    let is_queued = self
+                        .forget(&room)
+                        .is_some_and(|followed| followed.is_queued);
+                    if !is_queued {
                         redis::cmd("UNSUBSCRIBE")
-                            .arg(&channel)
+                            .arg(self.channel(&room))
                             .write_packed_command(out);
                     }
                 }
             }
-            self.note(wish);
         }
     }
 
-    /// Subscribes to more of the backlog when what was asked for before is confirmed.
+    /// Subscribes to more of the backlog when most of what was asked for before is confirmed. Wishes
+    /// that keep coming do not hold it up.
     fn write_backlog(&mut self, out: &mut Vec<u8>) {
-        if self.backlog.is_empty() || !self.awaited.is_empty() {
+        if self.backlog.is_empty() || self.awaited.len() > CHANNELS_MAX / 2 {
             return;
         }
         let mut command = redis::cmd("SUBSCRIBE");
-        let mut has_any = false;
-        let count = self.backlog.len().min(CHANNELS_MAX);
-        for channel in self.backlog.drain(..count) {
-            if channel == self.own_channel || self.rooms.contains_key(&channel) {
+        let mut count = 0;
+        while count < CHANNELS_MAX
+            && let Some(channel) = self.backlog.pop_front()
+        {
+            let followed = self.rooms.get_mut(&channel);
+            let is_wanted = followed.is_some_and(|one| std::mem::take(&mut one.is_queued));
+            if is_wanted || channel == self.own_channel {
                 command.arg(&channel);
                 *self.awaited.entry(channel).or_default() += 1;
-                has_any = true;
+                count += 1;
             }
         }
-        if has_any {
+        if count > 0 {
             command.write_packed_command(out);
         }
     }
@@ -275,6 +311,10 @@ impl Feed {
             b"subscribe" => {
                 if channel == self.own_channel {
                     self.parts.figures.is_feed_up.store(true, Ordering::Relaxed);
+                    if self.is_lost {
+                        log::info!("the feed from Redis is back, run {}", run.id);
+                    }
+                    self.tell_health(false);
                 }
                 self.handle_confirmation(channel);
             }
@@ -288,7 +328,7 @@ impl Feed {
             Some(left) if *left > 1 => *left -= 1,
             _ => {
                 self.awaited.remove(&channel);
-                if let Some(Followed { room, shard }) = self.rooms.get(&channel) {
+                if let Some(Followed { room, shard, .. }) = self.rooms.get(&channel) {
                     self.parts
                         .outputs
                         .send(*shard, Event::Followed(room.clone()));
@@ -307,7 +347,7 @@ impl Feed {
         match payload.split_first() {
             Some((b'a', _)) => {
                 let bytes = payload.slice(1..);
-                self.parts.outputs.send_all(&Event::Told { bytes });
+                self.parts.outputs.send_lead(Event::Told { bytes });
             }
             Some((b't', rest)) => {
                 let asked = rest.strip_prefix(b" ").unwrap_or_default();
@@ -328,7 +368,7 @@ impl Feed {
         if self.awaited.contains_key(channel) {
             return;
         }
-        let Some(Followed { room, shard }) = self.rooms.get(channel) else {
+        let Some(Followed { room, shard, .. }) = self.rooms.get(channel) else {
             return;
         };
         let (room, shard) = (room.clone(), *shard);

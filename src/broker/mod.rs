@@ -17,10 +17,12 @@ mod dial;
 mod exec;
 mod feed;
 mod figures;
+mod inputs;
 mod keys;
 mod outputs;
 mod question;
 mod redial;
+mod refusals;
 mod repeats;
 mod reply;
 mod target;
@@ -38,16 +40,19 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 pub use figures::{Count, Figures};
 pub use outputs::EventSender;
 
-use crate::base::Instant;
+use crate::base::{Instant, redacted_url};
 use crate::clock;
+#[cfg(doc)]
+use crate::cluster::Event;
 use crate::cluster::{NodeId, Request};
 use dial::{Dialer, random};
 use exec::{Exec, ExecParts};
 use feed::{Feed, FeedParts};
+use inputs::Inputs;
 use keys::Keys;
 use outputs::Outputs;
 use question::Terms;
-use target::{Target, redacted};
+use target::Target;
 
 /// How to take part in a cluster.
 #[derive(Clone)]
@@ -68,6 +73,8 @@ pub struct BrokerConfig {
     pub settle: Duration,
     /// Most requests of a shard that wait to be taken.
     pub requests_max: usize,
+    /// The shard that hears what concerns the whole node: [`Event::Told`] and [`Event::Health`].
+    pub lead: usize,
 }
 
 /// What is kept of a room; whichever bound is met first trims.
@@ -94,6 +101,7 @@ impl BrokerConfig {
             lease: Duration::from_secs(30),
             settle: Duration::from_millis(1500),
             requests_max: 4096,
+            lead: 0,
         }
     }
 }
@@ -101,7 +109,7 @@ impl BrokerConfig {
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BrokerConfig")
-            .field("url", &redacted(&self.url))
+            .field("url", &redacted_url(&self.url))
             .field("prefix", &self.prefix)
             .field("node", &self.node)
             .finish_non_exhaustive()
@@ -159,16 +167,21 @@ pub struct Broker {
 
 impl Broker {
     /// Connects, and begins to serve a shard for each of `senders`. They may take the broker for
-    /// available until they hear otherwise.
+    /// available until they hear otherwise. If one of its threads dies, `alarm` is called in that
+    /// thread: nothing will be numbered, or told, any more.
     ///
     /// # Errors
     /// When Redis cannot be reached or used now: a node that could not say what it has joined would
     /// only look as if it were well. A service manager tries again.
-    pub fn start(config: &BrokerConfig, senders: Vec<EventSender>) -> Result<Self, BrokerError> {
+    pub fn start(
+        config: &BrokerConfig,
+        senders: Vec<EventSender>,
+        alarm: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, BrokerError> {
         check_prefix(&config.prefix)?;
         let refused = |rule: String| BrokerError::Option {
             option: "--redis",
-            value: redacted(&config.url),
+            value: redacted_url(&config.url),
             rule,
         };
         let dialer = Dialer {
@@ -188,9 +201,11 @@ impl Broker {
 
         let is_stopping = Arc::new(AtomicBool::new(false));
         let figures = Arc::new(Figures::new());
-        let (requests, inputs) = senders.iter().map(|_| bounded(config.requests_max)).unzip();
+        let (requests, inputs): (_, Vec<_>) =
+            senders.iter().map(|_| bounded(config.requests_max)).unzip();
         let outputs = Outputs {
             senders: senders.into(),
+            lead: config.lead,
             is_stopping: Arc::clone(&is_stopping),
         };
         let (wishes, wished) = bounded(WISHES_MAX);
@@ -215,19 +230,17 @@ impl Broker {
             dialer,
             terms,
             wait: config.wait,
-            inputs,
             outputs,
-            wishes: Some(wishes),
-            is_feed_called,
             stop: stopped,
             figures: Arc::clone(&figures),
             seed: random(),
         };
-        let exec = Exec::new(parts, link);
+        let inputs = Inputs::new(&inputs, wishes, is_feed_called);
+        let exec = Exec::new(parts, inputs, link);
         // If the second cannot be started, dropping what it was given ends the first.
         let ends = vec![
-            spawn("redis-feed", move || feed.run(first))?,
-            spawn("redis-exec", move || exec.run())?,
+            spawn("redis-feed", Arc::clone(&alarm), move || feed.run(first))?,
+            spawn("redis-exec", alarm, move || exec.run())?,
         ];
         Ok(Self {
             requests,
@@ -297,13 +310,33 @@ const ANSWERS_MAX: Duration = Duration::from_millis(1500);
 /// Longest wait for one thread: it may be waiting for an answer.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<Receiver<()>, BrokerError> {
+fn spawn(
+    name: &'static str,
+    alarm: Arc<dyn Fn() + Send + Sync>,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<Receiver<()>, BrokerError> {
     let (running, end) = bounded::<()>(1);
     let spawned = thread::Builder::new().name(name.into()).spawn(move || {
+        let _alarm = Alarm { name, alarm };
         body();
         drop(running);
     });
     spawned.map(|_| end).map_err(BrokerError::Thread)
+}
+
+/// Calls for help when its thread unwinds.
+struct Alarm {
+    name: &'static str,
+    alarm: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            log::error!("the thread {} has panicked", self.name);
+            (self.alarm)();
+        }
+    }
 }
 
 fn check_prefix(prefix: &str) -> Result<(), BrokerError> {

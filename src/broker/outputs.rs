@@ -28,6 +28,8 @@ impl fmt::Debug for EventSender {
 #[derive(Clone, Debug)]
 pub(super) struct Outputs {
     pub(super) senders: Arc<[EventSender]>,
+    /// Which shard hears what concerns the whole node.
+    pub(super) lead: usize,
     pub(super) is_stopping: Arc<AtomicBool>,
 }
 
@@ -64,6 +66,11 @@ impl Outputs {
         for shard in 0..self.senders.len() {
             self.send(shard, event.clone());
         }
+    }
+
+    /// Sends an event to the shard that hears what concerns the whole node.
+    pub(super) fn send_lead(&self, event: Event) {
+        self.send(self.lead, event);
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -28,8 +28,6 @@ pub(super) struct Pending {
     pub(super) not_before: Option<Instant>,
     /// When and under which run it was sent, and never answered.
     pub(super) doubt: Option<(Instant, Run)>,
-    /// How often Redis did not know the script.
-    pub(super) script_losses: u32,
 }
 
 /// What never changes of a question.
@@ -94,13 +92,17 @@ impl Pending {
             deadline,
             not_before: None,
             doubt: None,
-            script_losses: 0,
         }
     }
 
     /// Whether it counts among the requests that wait; of the others there is one a room at most.
     pub(super) fn is_counted(&self) -> bool {
         !matches!(self.request, Request::Read { .. })
+    }
+
+    /// Whether it numbers a publication.
+    pub(super) fn is_append(&self) -> bool {
+        matches!(self.request, Request::Append { .. })
     }
 
     /// Whether it may not be sent any more.

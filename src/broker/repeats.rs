@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::base::Instant;
+use crate::base::{Instant, RoomName};
 
 /// What a warning is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,16 @@ impl Warnings {
     }
 }
 
+/// A room as a warning names it.
+pub(super) fn shown_room(room: Option<&RoomName>) -> String {
+    match room {
+        None => "no room".into(),
+        // Its name is nothing to be read.
+        Some(room) if *room == RoomName::control() => "the room of nodes".into(),
+        Some(room) => format!("room {room:?}"),
+    }
+}
+
 impl Kind {
     /// Whether one may go out, with how many were held back before it.
     fn admit(&mut self, now: Instant) -> Option<u64> {
@@ -72,6 +82,14 @@ const WINDOW: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_room_is_named_in_words_that_can_be_read() {
+        let room = RoomName::new("a b").expect("a good name");
+        assert_eq!(shown_room(Some(&room)), "room \"a b\"");
+        assert_eq!(shown_room(Some(&RoomName::control())), "the room of nodes");
+        assert_eq!(shown_room(None), "no room");
+    }
 
     #[test]
     fn what_repeats_is_counted_and_told_with_the_next() {

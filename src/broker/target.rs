@@ -9,6 +9,8 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError}
 use rustls::crypto::{CryptoProvider, ring};
 use socket2::TcpKeepalive;
 
+use crate::base::redacted_url;
+
 /// A Redis, or whoever knows where it is.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -30,7 +32,7 @@ impl Target {
     /// # Errors
     /// Says what it must be.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let shown = redacted(url);
+        let shown = redacted_url(url);
         let (info, sentinels) = match url.strip_prefix(SENTINEL_SCHEME) {
             Some(rest) => sentinel_target(rest)?,
             None => {
@@ -172,62 +174,9 @@ fn tcp_settings() -> TcpSettings {
         .set_user_timeout(Duration::from_secs(5))
 }
 
-/// A URL with stars for the password, however badly it is written.
-pub(super) fn redacted(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let (scheme, rest) = url.split_at(start);
-    let (rest, query) = match rest.split_once('?') {
-        // An at-sign behind it means that the question mark is part of a password.
-        Some((rest, query)) if !query.contains('@') => (rest, Some(query)),
-        _ => (rest, None),
-    };
-    let mut shown = scheme.to_owned();
-    match rest.rsplit_once('@') {
-        Some((login, rest)) => {
-            let user = login.split_once(':').map_or("", |(user, _)| user);
-            shown.push_str(user);
-            shown.push_str(":***@");
-            shown.push_str(rest);
-        }
-        None => shown.push_str(rest),
-    }
-    if let Some(query) = query {
-        let hidden = query.split('&').map(|pair| match pair.split_once('=') {
-            Some((name, _)) if name.starts_with("pass") => format!("{name}=***"),
-            _ => pair.to_owned(),
-        });
-        shown.push('?');
-        shown.push_str(&hidden.collect::<Vec<_>>().join("&"));
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_password_is_shown() {
-        for (url, expected) in [
-            ("redis://127.0.0.1:6379/1", "redis://127.0.0.1:6379/1"),
-            ("redis://:hunter2@host", "redis://:***@host"),
-            ("rediss://al:hunter2@host:1/2", "rediss://al:***@host:1/2"),
-            ("redis://al:hun@ter2@host", "redis://al:***@host"),
-            ("redis://al:hun?ter2@host", "redis://al:***@host"),
-            ("redis://hunter2@host", "redis://:***@host"),
-            ("al:hunter2@host", "al:***@host"),
-            (
-                "unix:///run/r.sock?db=1&pass=hunter2",
-                "unix:///run/r.sock?db=1&pass=***",
-            ),
-            (
-                "redis+sentinel://:hunter2@a,b:1/m",
-                "redis+sentinel://:***@a,b:1/m",
-            ),
-        ] {
-            assert_eq!(redacted(url), expected);
-        }
-    }
 
     #[test]
     fn urls_are_read_or_refused_without_their_password() {

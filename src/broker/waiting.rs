@@ -7,7 +7,7 @@
 //! - [`Waiting::has_room`] is false from [`WAITING_MAX`] requests on, reads aside, of which there is
 //!   one for each room.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
@@ -104,6 +104,30 @@ impl Waiting {
         over
     }
 
+    /// Takes out the reads of rooms that are left: of each, those among its first so many requests.
+    /// What was asked for later is asked by who came back to it.
+    pub(super) fn take_reads(&mut self, left: &HashMap<RoomName, usize>) -> Vec<Pending> {
+        // All that does not count is a read.
+        if left.is_empty() || self.counted == self.queue.len() {
+            return Vec::new();
+        }
+        let mut reads = Vec::new();
+        for (place, pending) in mem::take(&mut self.queue).into_iter().enumerate() {
+            let is_left = !pending.is_counted()
+                && pending
+                    .room
+                    .as_ref()
+                    .and_then(|room| left.get(room))
+                    .is_some_and(|before| place < *before);
+            if is_left {
+                reads.push(pending);
+            } else {
+                self.queue.push_back(pending);
+            }
+        }
+        reads
+    }
+
     /// Takes out as many as belong into one write, and has each written behind `out`.
     pub(super) fn take_batch(
         &mut self,
@@ -145,10 +169,35 @@ impl Waiting {
     }
 }
 
+/// Parts publications that a later one of their room has overtaken from all others, in order: they
+/// must not come behind it. `numbered` says for a room how many of the requests were there before a
+/// publication of it was numbered.
+pub(super) fn part_overtaken(
+    requests: VecDeque<Pending>,
+    numbered: &HashMap<RoomName, usize>,
+) -> (VecDeque<Pending>, VecDeque<Pending>) {
+    if numbered.is_empty() {
+        return (requests, VecDeque::new());
+    }
+    let (mut kept, mut overtaken) = (VecDeque::new(), VecDeque::new());
+    for (place, pending) in requests.into_iter().enumerate() {
+        let room = pending.room.as_ref().filter(|_| pending.is_append());
+        let before = room.and_then(|room| numbered.get(room));
+        if before.is_some_and(|before| place < *before) {
+            overtaken.push_back(pending);
+        } else {
+            kept.push_back(pending);
+        }
+    }
+    (kept, overtaken)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::UserId;
+    use crate::base::{ConnId, NodeId, UserId};
+    use crate::cluster::{Shared, Token};
+    use crate::wire::frame::Payload;
 
     fn at(ms: u64) -> Instant {
         Instant::ORIGIN + Duration::from_millis(ms)
@@ -204,6 +253,68 @@ mod tests {
         waiting.put_back(sent);
         assert_eq!(taken(&mut waiting, at(11)).0, [1, 3, 5, 6]);
         assert!(waiting.is_empty());
+    }
+
+    fn read(name: &str) -> Pending {
+        let (room, known) = (room(name), None);
+        Pending::new(0, Request::Read { room, known }, at(0), Duration::ZERO)
+    }
+
+    fn append(name: &str, number: u64) -> Pending {
+        let node = NodeId(1);
+        let shared = Shared {
+            token: Token { node, number },
+            conn: ConnId::NONE,
+            identity: None,
+            payload: Payload::text("x".into()),
+            is_kept: true,
+        };
+        let append = Request::Append {
+            room: room(name),
+            shared,
+            key: None,
+            deadline: at(1000),
+        };
+        Pending::new(0, append, at(0), Duration::ZERO)
+    }
+
+    #[test]
+    fn reads_of_a_room_that_is_left_are_taken_out_and_nothing_else() {
+        let mut waiting = Waiting::new(at(0));
+        for pending in [read("a"), append("a", 1), read("b"), read("a"), read("a")] {
+            waiting.push(pending);
+        }
+        // It was left, and joined again, before the last read was asked for.
+        let left = HashMap::from([(room("a"), 4), (room("c"), 5)]);
+        let taken = waiting.take_reads(&left);
+        assert_eq!(taken.len(), 2);
+        assert!(taken.iter().all(|read| read.room == Some(room("a"))));
+        assert_eq!(waiting.counted, 1);
+        let names: Vec<_> = std::iter::from_fn(|| waiting.pop())
+            .map(|pending| (pending.room, pending.request))
+            .map(|(room, request)| (room, matches!(request, Request::Append { .. })))
+            .collect();
+        let [a, b] = ["a", "b"].map(|name| Some(room(name)));
+        assert_eq!(names, [(a.clone(), true), (b, false), (a, false)]);
+        assert_eq!(waiting.counted, 0);
+    }
+
+    #[test]
+    fn only_what_stood_before_the_number_of_its_room_is_overtaken() {
+        let requests = || VecDeque::from([append("a", 1), append("b", 2), forget("a", 3, at(0))]);
+        let check = |numbered: &[(&str, usize)], expected: [usize; 2]| {
+            let numbered = numbered.iter().map(|(name, place)| (room(name), *place));
+            let (kept, overtaken) = part_overtaken(requests(), &numbered.collect());
+            assert_eq!([kept.len(), overtaken.len()], expected);
+            overtaken
+                .into_iter()
+                .filter_map(|pending| pending.room)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(check(&[], [3, 0]), []);
+        assert_eq!(check(&[("a", 0), ("b", 1)], [3, 0]), []);
+        assert_eq!(check(&[("a", 3), ("c", 3)], [2, 1]), [room("a")]);
+        assert_eq!(check(&[("b", 2)], [2, 1]), [room("b")]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use crate::base::NodeId;
+pub use crate::base::{BrokerPart, NodeId};
 use crate::base::{ConnId, Identity, Instant, Offset, Position, RoomName, UserId};
 use crate::wire::frame::Payload;
 
@@ -271,11 +271,18 @@ pub enum Event {
         /// The generation; `None` if another holds the user.
         outcome: Result<Option<u64>, Failure>,
     },
-    /// Another node has answered.
+    /// Another node has answered. One shard hears it.
     Told {
         /// What.
         bytes: Bytes,
     },
     /// Whether the broker can be asked.
     Availability(bool),
+    /// How a part of the broker is, whenever that has changed. One shard hears it.
+    Health {
+        /// Which.
+        part: BrokerPart,
+        /// What is wrong with it, in words; `None` if it is well.
+        ailment: Option<Box<str>>,
+    },
 }

@@ -189,6 +189,6 @@ impl Crew for Inline {
     }
 
     fn has_failed(&self) -> bool {
-        false
+        matches!(&self.broker, Some((_, bell)) if bell.has_failed())
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::base::{BROKER_EVENTS_MAX, Limits, NodeId};
+use crate::base::{BROKER_EVENTS_MAX, Limits, NodeId, RoomName};
 use crate::broker::{Broker, BrokerConfig, EventSender, Figures, HistoryBounds};
 use crate::cluster::Request;
+use crate::exchange::worker_of;
 use crate::ops::cluster::ClusterConfig;
 use crate::worker::{Bell, BrokerEnds};
 
@@ -23,7 +24,7 @@ pub(super) struct Membership {
 
 impl Membership {
     /// Joins the cluster that `config` names with `shards` shards; `None` if it names none. The bell
-    /// is rung for each event.
+    /// is rung for each event, and told when a thread of the broker dies.
     ///
     /// # Errors
     /// When the broker cannot be reached or used.
@@ -52,7 +53,10 @@ impl Membership {
         };
         let mut broker_config = BrokerConfig::new(url.expose(), &config.prefix, node, bounds);
         broker_config.wait = config.wait;
-        let broker = Broker::start(&broker_config, senders)?;
+        // The shard of the room of nodes passes on what nodes tell each other.
+        broker_config.lead = worker_of(&RoomName::control(), shards);
+        let alarm = bell.clone();
+        let broker = Broker::start(&broker_config, senders, Arc::new(move || alarm.fail()))?;
         let seats = receivers
             .into_iter()
             .enumerate()

@@ -317,7 +317,7 @@ fn put_cluster(text: &mut Exposition, hub: &HubCounters, broker: &Figures) {
     text.gauge(
         "cluster_available",
         "1 while requests can be sent to Redis, else 0.",
-        u8::from(!hub.is_degraded),
+        u8::from(broker.is_exec_up()),
     )
     .gauge(
         "cluster_feed_connected",

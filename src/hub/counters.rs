@@ -21,8 +21,6 @@ pub struct HubCounters {
     pub is_draining: bool,
     /// Other nodes of the cluster.
     pub other_nodes: u32,
-    /// Whether the cluster cannot be asked.
-    pub is_degraded: bool,
     /// Connections let in.
     pub accepted: u64,
     /// Connections dropped unheard for want of room.
@@ -105,7 +103,6 @@ impl Default for HubCounters {
             users: 0,
             is_draining: false,
             other_nodes: 0,
-            is_degraded: false,
             accepted: 0,
             dropped: 0,
             upgrades: 0,

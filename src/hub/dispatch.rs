@@ -85,8 +85,8 @@ impl<S> Hub<S> {
                 self.handle_told(now, number, part);
                 1
             }
-            Effect::Availability(is_available) => {
-                self.is_degraded = !is_available;
+            Effect::Health { part, ailment } => {
+                self.health.note(part, ailment);
                 1
             }
             Effect::Decoded { call, outcome } => {

@@ -65,7 +65,7 @@ pub use self::shell::{Farewell, Reading, SocketAction, Written};
 use self::table::Table;
 use self::users::Users;
 use crate::base::{
-    AllowedOrigins, CloseReason, ConnId, Instant, Limits, Network, Now, Prng, Secret,
+    AllowedOrigins, CloseReason, ConnId, Health, Instant, Limits, Network, Now, Prng, Secret,
 };
 use crate::conn::pressure::Level;
 use crate::conn::send_queue::SendQueue;
@@ -99,8 +99,8 @@ pub struct Hub<S> {
     survey: Survey,
     /// Publications that are queued and not written.
     latency: Latency,
-    /// What numbers publications cannot be asked.
-    is_degraded: bool,
+    /// How what numbers publications is, in a cluster.
+    health: Health,
     /// In a cluster.
     nodes: Option<Nodes>,
     /// Connections that may be read again.
@@ -159,7 +159,7 @@ impl<S> Hub<S> {
             backlog: Vec::new(),
             survey: Survey::default(),
             latency: Latency::default(),
-            is_degraded: false,
+            health: Health::default(),
             nodes: None,
             resumed: VecDeque::new(),
             closed: VecDeque::new(),
@@ -464,7 +464,6 @@ impl<S> Hub<S> {
             users: self.users.len(),
             is_draining: self.is_draining(),
             other_nodes: self.nodes.as_ref().map_or(0, Nodes::others),
-            is_degraded: self.is_degraded,
             ..self.counters.clone()
         }
     }

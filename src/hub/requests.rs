@@ -195,10 +195,12 @@ impl<S> Hub<S> {
             Endpoint::Wall => self.answer(now, id, &page_response(&WALL), rest, manner),
             Endpoint::Dashboard => self.answer(now, id, &page_response(&DASHBOARD), rest, manner),
             Endpoint::Health | Endpoint::Ready => {
+                let is_ready = endpoint == Endpoint::Ready;
+                let degraded = is_ready.then(|| self.health.degraded()).flatten();
                 let response = if self.is_draining() {
                     Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
-                } else if self.is_degraded && endpoint == Endpoint::Ready {
-                    Response::plain(StatusCode::SERVICE_UNAVAILABLE, "degraded")
+                } else if let Some(line) = &degraded {
+                    Response::plain(StatusCode::SERVICE_UNAVAILABLE, line)
                 } else {
                     Response::plain(StatusCode::OK, "ok")
                 };

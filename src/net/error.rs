@@ -8,15 +8,15 @@ use std::io;
 pub(crate) enum LoopError {
     /// The kernel does not give events.
     Poll(io::Error),
-    /// A worker thread has died.
-    Worker,
+    /// A worker thread, or one of the broker's, has died.
+    Thread,
 }
 
 impl fmt::Display for LoopError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Poll(_) => f.write_str("cannot wait for events"),
-            Self::Worker => f.write_str("a worker thread has died"),
+            Self::Thread => f.write_str("a thread that cannot be done without has died"),
         }
     }
 }
@@ -25,7 +25,7 @@ impl std::error::Error for LoopError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Poll(source) => Some(source),
-            Self::Worker => None,
+            Self::Thread => None,
         }
     }
 }

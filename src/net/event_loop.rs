@@ -176,7 +176,7 @@ impl<C: Crew> EventLoop<C> {
             self.report(now);
             self.counters.meter.end_turn();
             if self.crew.has_failed() {
-                return Err(LoopError::Worker);
+                return Err(LoopError::Thread);
             }
             if self.is_done(now) {
                 // Those whose end was not waited for were reaped just now.

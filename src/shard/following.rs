@@ -190,11 +190,7 @@ impl RoomShard {
             } => self.handle_fed(now, room, position, unix_ms, shared),
             Event::LoggedIn { room, generation } => self.note_login(&room, generation),
             Event::Claimed { number, outcome } => self.handle_claimed(now, number, outcome),
-            // It is told to every shard; one is enough.
-            Event::Told { bytes } if self.rooms.contains_key(&RoomName::control()) => {
-                self.handle_told(&bytes);
-            }
-            Event::Told { .. } => {}
+            Event::Told { bytes } => self.handle_told(&bytes),
             Event::Broken(name) => {
                 if let Some(followed) = self.followed_mut(&name)
                     && followed.link.handle_broken()
@@ -234,7 +230,9 @@ impl RoomShard {
                 if let Some(following) = &mut self.following {
                     following.is_available = is_available;
                 }
-                self.effects.push_back(Effect::Availability(is_available));
+            }
+            Event::Health { part, ailment } => {
+                self.effects.push_back(Effect::Health { part, ailment });
             }
         }
     }

@@ -56,7 +56,7 @@ impl Bell {
         }
     }
 
-    /// Tells the loop that it cannot go on.
+    /// Tells the loop that it cannot go on: a thread that it needs has died.
     pub(crate) fn fail(&self) {
         self.0.has_failed.store(true, Ordering::Release);
         self.call();
