@@ -30,7 +30,9 @@ pub(super) fn trouble(error: &ServerError) -> Trouble {
             .filter(|word| word.len() > 2)
             .map(|word| trouble_of_code(word.trim_start_matches('-')))
             .find(|inner| *inner != Trouble::Refused);
-        return inner.unwrap_or(found);
+        // A script that could not go on has met something under the room's keys that is not ours.
+        let is_of_room = details.contains("user_script") && !details.contains("NOPERM");
+        return inner.unwrap_or(if is_of_room { Trouble::Room } else { found });
     }
     found
 }
@@ -145,6 +147,10 @@ mod tests {
         let inner = "ERR Error running script (call to f_0a): @user_script:9: user_script:9: LAYOUT \
                      of the room is 2";
         check(inner, Trouble::Room);
+        check(
+            "ERR user_script:178: attempt to compare nil with number script: 0a, on @user_script:178.",
+            Trouble::Room,
+        );
     }
 
     #[test]

@@ -86,7 +86,12 @@ pub(super) enum Step {
     /// Answer out of what the hub knows itself.
     Here { part: CallPart, call: ApiCall },
     /// Have every node of the cluster do it.
-    Announce { part: CallPart, notice: Payload },
+    Announce {
+        part: CallPart,
+        notice: Payload,
+        /// Whether a node that is cut off is to hear of it when it is back.
+        is_kept: bool,
+    },
     /// Ask the other nodes of the cluster for their part of the answer.
     AskNodes { part: CallPart, question: Question },
 }
@@ -140,7 +145,7 @@ impl Todo {
             Self::Room(_, ask) => ask.is_long(),
             Self::Workers { .. } => true,
             Self::Here(call) => matches!(call, ApiCall::Connections { .. }),
-            Self::Nothing | Self::Rooms(..) | Self::Encode(_) | Self::Announce(_) => false,
+            Self::Nothing | Self::Rooms(..) | Self::Encode(_) | Self::Announce { .. } => false,
         }
     }
 }
@@ -184,7 +189,10 @@ enum Todo {
         pattern: Glob,
     },
     Encode(Payload),
-    Announce(Payload),
+    Announce {
+        notice: Payload,
+        is_kept: bool,
+    },
 }
 
 /// What a command has found out so far.
@@ -460,6 +468,8 @@ impl Command {
             ApiCall::Connections { limit, .. } => *limit,
             _ => usize::MAX,
         };
+        // A message is for now, and one would push many orders out of what is kept.
+        let is_kept = !matches!(call, ApiCall::PublishAll { .. });
         let (order, question) = match setting.in_cluster {
             true => (relay::order(&call), Question::of(&call)),
             false => (None, None),
@@ -468,7 +478,7 @@ impl Command {
         if let Some(notice) = order {
             return Self {
                 method: Some(method),
-                todo: Todo::Announce(notice),
+                todo: Todo::Announce { notice, is_kept },
                 ..Self::empty()
             };
         }
@@ -588,7 +598,11 @@ impl Command {
             Todo::Here(call) => Some(Step::Here { part, call }),
             Todo::Room(room, ask) => Some(Step::Room { part, room, ask }),
             Todo::Encode(payload) => Some(Step::Encode { part, payload }),
-            Todo::Announce(notice) => Some(Step::Announce { part, notice }),
+            Todo::Announce { notice, is_kept } => Some(Step::Announce {
+                part,
+                notice,
+                is_kept,
+            }),
             Todo::Nothing | Todo::Rooms(..) | Todo::Workers { .. } => {
                 let question = self.question.take()?;
                 Some(Step::AskNodes { part, question })

@@ -383,10 +383,14 @@ impl<S> Hub<S> {
                 },
                 Step::ListRooms { part, pattern, .. } => Job::ListRooms { part, pattern },
                 Step::Encode { part, payload } => Job::Encode { part, payload },
-                Step::Announce { part, notice } => Job::Announce {
+                Step::Announce {
+                    part,
+                    notice,
+                    is_kept,
+                } => Job::Announce {
                     part: Some(part),
                     notice,
-                    is_kept: true,
+                    is_kept,
                 },
                 Step::AskNodes { part, question } => match self.ask_nodes(now, part, &question) {
                     Some(job) => job,

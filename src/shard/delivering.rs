@@ -69,6 +69,13 @@ impl RoomShard {
             }
             self.forget_before(name, first, complete_since_ms);
         }
+        if name.is_control()
+            && let Some(room) = self.rooms.get(name)
+        {
+            // Orders may be among what is forgotten.
+            let forgotten = first.0.saturating_sub(room.last.next().0);
+            self.totals.following().lost.add(forgotten);
+        }
         let caught_up = publications.len() as u64;
         self.totals.following().caught_up.add(caught_up);
         for one in &publications {
@@ -183,6 +190,11 @@ impl RoomShard {
         };
         let lost = (next.0.saturating_sub(1)).saturating_sub(room.last.0);
         if lost == 0 {
+            return;
+        }
+        if name.is_control() {
+            // Most of it were questions, which are kept for nobody.
+            room.last = Offset(next.0 - 1);
             return;
         }
         self.totals.following().lost.add(lost);
