@@ -126,6 +126,40 @@ fn a_node_without_its_feed_is_degraded_and_says_when_it_is_back() {
     assert_eq!(next(&mut member), (1, json!("after")));
 }
 
+/// The feed hears of every room again each time it is back, and nothing that is asked then is sent.
+#[test]
+fn a_feed_that_comes_and_goes_while_requests_cannot_be_sent_lets_nothing_gather() {
+    const ROOMS: usize = 20;
+    let redis = Redis::start();
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "on", ">pw", "~*", "&*", "+@all"]);
+    let node = node(&format!("redis://al:pw@{}/", redis.addr()), "n1", &WAIT);
+    let mut members: Vec<Client> = (0..ROOMS)
+        .map(|room| json_member(&node, &format!("room=r{room}")))
+        .collect();
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "-script"]);
+    redis.ask::<()>(&["CLIENT", "KILL", "TYPE", "normal"]);
+    node.wait_metric("roomcast_cluster_available", |is_up| is_up == 0.0);
+    // That of the nodes, too.
+    let followed = (ROOMS + 1) as f64;
+    for _ in 0..4 {
+        let before = node.metric("roomcast_cluster_reads_total");
+        redis.ask::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        node.wait_metric("roomcast_cluster_reads_total", |reads| {
+            reads >= before + followed
+        });
+    }
+    node.wait_metric("roomcast_cluster_requests_waiting", |waiting| {
+        waiting == followed
+    });
+    redis.ask::<()>(&["ACL", "SETUSER", "al", "+script"]);
+    wait_ready(&node, "ok");
+    let mut api = Api::connect(&node);
+    for (room, member) in members.iter_mut().enumerate() {
+        assert_eq!(api.publish(&format!("r{room}"), &json!("after")), 1);
+        assert_eq!(next(member), (1, json!("after")));
+    }
+}
+
 /// Nobody publishes: a node that is given nothing to do must see for itself when it is well again.
 #[test]
 fn a_node_is_degraded_for_as_long_as_redis_is_full() {

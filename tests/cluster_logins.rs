@@ -206,6 +206,43 @@ fn a_node_that_was_cut_off_learns_of_a_later_login() {
 }
 
 #[test]
+fn logins_that_came_to_nothing_while_redis_is_away_leave_nothing_that_waits() {
+    const CROWD: usize = 40;
+    const EACH: usize = 5;
+    for policy in ["replace", "refuse"] {
+        let mut redis = Redis::start();
+        let args = ["--redis-wait", "300ms", "--duplicate-login", policy];
+        let node = node(&redis.url(), "n1", &args);
+        redis.kill();
+        node.wait_metric("roomcast_cluster_available", |is_up| is_up == 0.0);
+        std::thread::scope(|scope| {
+            for user in 0..CROWD {
+                let node = &node;
+                scope.spawn(move || {
+                    for time in 0..EACH {
+                        let target = format!("/ws?user=u{user}.{time}");
+                        let refused = Dial::new(node.addr(), &target).try_connect();
+                        assert_eq!(refused.map(drop).map_err(|one| one.status), Err(503));
+                    }
+                });
+            }
+        });
+        // Places that nobody was asked for are not given back either, which would take 30 s.
+        node.wait_metric("roomcast_cluster_requests_waiting", |waiting| {
+            waiting <= 2.0
+        });
+        redis.restart();
+        node.wait_metric("roomcast_cluster_available", |is_up| is_up == 1.0);
+        wait_until("a login", || {
+            Dial::new(node.addr(), TARGET).try_connect().is_ok()
+        });
+        // Each was asked for too late, or not at all.
+        let held: Vec<String> = redis.ask(&["KEYS", "roomcast:{#u*}:m"]);
+        assert_eq!(held, Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_node_that_dies_holds_its_users_no_longer_than_the_lease() {
     let redis = Redis::start();
     let nodes = two_nodes(&redis.url(), &["--duplicate-login", "refuse"]);

@@ -45,7 +45,7 @@ impl Inputs {
     }
 
     /// Takes requests as far as there is room for them. Returns the reads that are not to be done any
-    /// more, as their rooms are left.
+    /// more, as their rooms are left or others do for them.
     pub(super) fn take(
         &mut self,
         now: Instant,
@@ -54,19 +54,21 @@ impl Inputs {
     ) -> Vec<Pending> {
         // For each room, how many requests were there before it was left.
         let mut left = HashMap::new();
+        let mut needless = Vec::new();
         for shard in 0..self.shards.len() {
-            self.take_of(shard, now, wait, waiting, &mut left);
+            self.take_of(shard, (now, wait), waiting, &mut left, &mut needless);
         }
-        waiting.take_reads(&left)
+        needless.extend(waiting.take_reads(&left));
+        needless
     }
 
     fn take_of(
         &mut self,
         shard: usize,
-        now: Instant,
-        wait: Duration,
+        (now, wait): (Instant, Duration),
         waiting: &mut Waiting,
         left: &mut HashMap<RoomName, usize>,
+        needless: &mut Vec<Pending>,
     ) {
         for _ in 0..BATCH_MAX {
             if !self.has_room(waiting) {
@@ -81,7 +83,14 @@ impl Inputs {
                     left.insert(room.clone(), waiting.len());
                     self.wishes.push_back(Wish::Unfollow(room));
                 }
-                Ok(request) => waiting.push(Pending::new(shard, request, now, wait)),
+                Ok(request) => {
+                    let pending = Pending::new(shard, request, now, wait);
+                    if let Some(read) = waiting.push(pending) {
+                        // The one that waits is now that of who came back.
+                        read.room.as_ref().and_then(|room| left.remove(room));
+                        needless.push(read);
+                    }
+                }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => self.shards[shard] = None,
             }
@@ -130,6 +139,73 @@ impl Inputs {
             for input in self.shards.iter().flatten() {
                 select.recv(input);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    const NOW: Instant = Instant::ORIGIN;
+
+    fn room(number: usize) -> RoomName {
+        RoomName::new(&format!("r{number}")).expect("a good name")
+    }
+
+    fn read(number: usize) -> Request {
+        Request::Read {
+            room: room(number),
+            known: None,
+        }
+    }
+
+    fn inputs() -> (Inputs, Sender<Request>, Receiver<Wish>) {
+        let (requests, shard) = bounded(BATCH_MAX);
+        let (feed, wishes) = bounded(BATCH_MAX);
+        let inputs = Inputs::new(&[shard], feed, Arc::new(AtomicBool::new(false)));
+        (inputs, requests, wishes)
+    }
+
+    fn take(inputs: &mut Inputs, waiting: &mut Waiting) -> Vec<RoomName> {
+        let needless = inputs.take(NOW, Duration::from_secs(1), waiting);
+        needless.into_iter().filter_map(|read| read.room).collect()
+    }
+
+    #[test]
+    fn rooms_that_are_followed_again_and_again_have_one_read_each() {
+        const ROOMS: usize = 100;
+        let (mut inputs, requests, _wishes) = inputs();
+        let mut waiting = Waiting::new(NOW);
+        for round in 0..50 {
+            for number in 0..ROOMS {
+                requests.try_send(read(number)).expect("room");
+            }
+            let needless = take(&mut inputs, &mut waiting);
+            let expected = (0..ROOMS).filter(|_| round > 0).map(room);
+            assert_eq!(needless, expected.collect::<Vec<_>>());
+            assert_eq!(waiting.len(), ROOMS);
+        }
+    }
+
+    #[test]
+    fn the_read_of_who_came_back_is_done_and_the_one_before_is_not() {
+        let (mut inputs, requests, _wishes) = inputs();
+        let mut waiting = Waiting::new(NOW);
+        let (leave, come) = (Request::Unfollow(room(1)), Request::Follow(room(1)));
+        for (asked, needless, left) in [
+            (vec![read(1), leave.clone(), come.clone(), read(1)], 1, 1),
+            (vec![leave.clone()], 1, 0),
+            (vec![come.clone(), read(1), read(1)], 1, 1),
+            (vec![leave.clone(), come, read(1), leave], 2, 0),
+        ] {
+            for request in asked {
+                requests.try_send(request).expect("room");
+            }
+            let given_up = take(&mut inputs, &mut waiting);
+            assert_eq!((given_up.len(), waiting.len()), (needless, left));
         }
     }
 }

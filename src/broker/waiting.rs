@@ -4,8 +4,10 @@
 //! - What is taken out and put back comes before what was behind it.
 //! - A request that cannot be sent yet holds up those of its room behind it, but for those that say
 //!   what this node knows of the room: a publication may be waiting for just that.
-//! - [`Waiting::has_room`] is false from [`WAITING_MAX`] requests on, reads aside, of which there is
-//!   one for each room.
+//! - [`Waiting::has_room`] is false from [`WAITING_MAX`] requests on, reads aside. Of these there is
+//!   at most one for each room: a later one takes the place of an earlier one.
+//! - A place of a user that was never asked for is not given back: the release of a claim that was not
+//!   sent does not wait, and the claim is not sent after it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use super::question::Pending;
 use crate::base::{Instant, RoomName};
-use crate::cluster::Request;
+use crate::cluster::{Known, Request};
 
 /// Most requests that wait.
 pub(super) const WAITING_MAX: usize = 4096;
@@ -34,6 +36,11 @@ pub(super) struct Waiting {
     queue: VecDeque<Pending>,
     /// Those that count.
     counted: usize,
+    /// The rooms whose reads wait, and up to where each is known to who asked last.
+    reads: HashMap<RoomName, Option<Known>>,
+    /// Claims that were never sent, until they are released. A shard releases each that it was told
+    /// has failed or has given up itself, so there are no more than it has such, and such that wait.
+    unsent: HashSet<u64>,
     sweep_at: Instant,
 }
 
@@ -51,6 +58,8 @@ impl Waiting {
         Self {
             queue: VecDeque::new(),
             counted: 0,
+            reads: HashMap::new(),
+            unsent: HashSet::new(),
             sweep_at: now,
         }
     }
@@ -67,21 +76,61 @@ impl Waiting {
         self.counted < WAITING_MAX
     }
 
-    pub(super) fn push(&mut self, pending: Pending) {
-        self.counted += usize::from(pending.is_counted());
+    /// Adds one behind all others. Returns it if it is a read of a room whose read waits: that one is
+    /// done in its stead, from what is known now, and one of the two is to be given up.
+    pub(super) fn push(&mut self, pending: Pending) -> Option<Pending> {
+        match &pending.request {
+            Request::Read { room, known } => {
+                if let Some(latest) = self.reads.get_mut(room) {
+                    *latest = *known;
+                    return Some(pending);
+                }
+            }
+            // It was not done, and is not going to be.
+            Request::Release { login, .. } if self.unsent.remove(&login.number) => return None,
+            _ => {}
+        }
+        self.note(&pending);
         self.queue.push_back(pending);
+        None
     }
 
     pub(super) fn pop(&mut self) -> Option<Pending> {
-        let pending = self.queue.pop_front()?;
+        let mut pending = self.queue.pop_front()?;
         self.counted -= usize::from(pending.is_counted());
+        if let Request::Read { room, known } = &mut pending.request
+            && let Some(latest) = self.reads.remove(room)
+        {
+            *known = latest;
+        }
         Some(pending)
+    }
+
+    /// One waits, again or for the first time.
+    fn note(&mut self, pending: &Pending) {
+        self.counted += usize::from(pending.is_counted());
+        match &pending.request {
+            Request::Read { room, known } => {
+                let earlier = self.reads.insert(room.clone(), *known);
+                debug_assert!(earlier.is_none(), "two reads of {room:?} wait");
+            }
+            Request::Claim { number, .. } if pending.doubt.is_none() => {
+                self.unsent.insert(*number);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it is a claim that was never sent and is released.
+    fn is_released(&self, pending: &Pending) -> bool {
+        matches!(pending.request, Request::Claim { number, .. }
+            if pending.doubt.is_none() && !self.unsent.contains(&number))
     }
 
     /// Puts requests back to the front, in their order.
     pub(super) fn put_back(&mut self, requests: VecDeque<Pending>) {
         for pending in requests.into_iter().rev() {
-            self.counted += usize::from(pending.is_counted());
+            self.note(&pending);
             self.queue.push_front(pending);
         }
     }
@@ -120,6 +169,9 @@ impl Waiting {
                     .and_then(|room| left.get(room))
                     .is_some_and(|before| place < *before);
             if is_left {
+                if let Some(room) = &pending.room {
+                    self.reads.remove(room);
+                }
                 reads.push(pending);
             } else {
                 self.queue.push_back(pending);
@@ -143,7 +195,7 @@ impl Waiting {
             let Some(pending) = self.pop() else {
                 break;
             };
-            if pending.is_over(now) {
+            if pending.is_over(now) || self.is_released(&pending) {
                 batch.over.push(pending);
                 continue;
             }
@@ -161,6 +213,9 @@ impl Waiting {
             }
             let is_long = matches!(pending.request, Request::Read { .. } | Request::Look { .. });
             reads += usize::from(is_long);
+            if let Request::Claim { number, .. } = pending.request {
+                self.unsent.remove(&number);
+            }
             write(&pending, out);
             batch.sent.push_back(pending);
         }
@@ -194,9 +249,10 @@ pub(super) fn part_overtaken(
 
 #[cfg(test)]
 mod tests {
+    use super::super::dial::Run;
     use super::*;
-    use crate::base::{ConnId, NodeId, UserId};
-    use crate::cluster::{Shared, Token};
+    use crate::base::{ConnId, Epoch, NodeId, Offset, Position, UserId};
+    use crate::cluster::{Failure, Login, Shared, Token};
     use crate::wire::frame::Payload;
 
     fn at(ms: u64) -> Instant {
@@ -281,22 +337,110 @@ mod tests {
     #[test]
     fn reads_of_a_room_that_is_left_are_taken_out_and_nothing_else() {
         let mut waiting = Waiting::new(at(0));
-        for pending in [read("a"), append("a", 1), read("b"), read("a"), read("a")] {
+        for pending in [read("a"), append("a", 1), read("b"), read("c")] {
             waiting.push(pending);
         }
-        // It was left, and joined again, before the last read was asked for.
-        let left = HashMap::from([(room("a"), 4), (room("c"), 5)]);
+        // One was left before its read was asked for.
+        let left = HashMap::from([(room("a"), 4), (room("c"), 3), (room("d"), 4)]);
         let taken = waiting.take_reads(&left);
-        assert_eq!(taken.len(), 2);
+        assert_eq!(taken.len(), 1);
         assert!(taken.iter().all(|read| read.room == Some(room("a"))));
         assert_eq!(waiting.counted, 1);
         let names: Vec<_> = std::iter::from_fn(|| waiting.pop())
             .map(|pending| (pending.room, pending.request))
             .map(|(room, request)| (room, matches!(request, Request::Append { .. })))
             .collect();
-        let [a, b] = ["a", "b"].map(|name| Some(room(name)));
-        assert_eq!(names, [(a.clone(), true), (b, false), (a, false)]);
-        assert_eq!(waiting.counted, 0);
+        let [a, b, c] = ["a", "b", "c"].map(|name| Some(room(name)));
+        assert_eq!(names, [(a, true), (b, false), (c, false)]);
+        assert_eq!((waiting.counted, waiting.reads.len()), (0, 0));
+        assert!(waiting.push(read("a")).is_none(), "none waits");
+    }
+
+    #[test]
+    fn of_a_room_one_read_waits_and_knows_what_was_known_last() {
+        let known = |offset| Known {
+            position: Position {
+                epoch: Epoch::from_number(1),
+                offset: Offset(offset),
+            },
+            token: None,
+        };
+        let from = |offset| {
+            let (room, known) = (room("a"), Some(known(offset)));
+            Pending::new(0, Request::Read { room, known }, at(0), Duration::ZERO)
+        };
+        let mut waiting = Waiting::new(at(0));
+        assert!(waiting.push(from(1)).is_none());
+        assert!(waiting.push(read("b")).is_none());
+        for offset in 2..100 {
+            let needless = waiting.push(from(offset)).expect("one of two");
+            assert!(needless.failed(Failure::Unavailable).is_some());
+        }
+        assert_eq!(waiting.len(), 2);
+        let (_, _, mut sent) = taken(&mut waiting, at(0));
+        let is_from = |pending: &Pending, offset| matches!(&pending.request, Request::Read { known: of, .. } if *of == Some(known(offset)));
+        assert!(is_from(&sent[0], 99));
+        // One that comes back, whether it was done or not, is the one that waits.
+        sent[0].doubt = Some((at(0), run()));
+        waiting.put_back(sent);
+        assert!(waiting.push(from(100)).is_some());
+        let (_, _, sent) = taken(&mut waiting, at(0));
+        assert_eq!(sent.len(), 2);
+        assert!(is_from(&sent[0], 100));
+        assert!(waiting.push(from(101)).is_none(), "none waits");
+    }
+
+    fn run() -> Run {
+        Run { id: "run".into() }
+    }
+
+    fn claim(number: u64) -> Pending {
+        let claim = Request::Claim {
+            number,
+            user: UserId::new("al").expect("a good id"),
+            is_exclusive: true,
+            deadline: at(100),
+        };
+        Pending::new(0, claim, at(0), Duration::from_secs(1))
+    }
+
+    fn release(number: u64) -> Pending {
+        let generation = 0;
+        let release = Request::Release {
+            user: UserId::new("al").expect("a good id"),
+            login: Login { generation, number },
+        };
+        Pending::new(0, release, at(0), Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_claim_that_was_not_sent_leaves_nothing_behind() {
+        let mut waiting = Waiting::new(at(0));
+        for number in 1..=4 {
+            assert!(waiting.push(claim(number)).is_none());
+        }
+        // One is released while it waits, as at the end of a node: it is not sent.
+        waiting.push(release(2));
+        let (_, over, sent) = taken(&mut waiting, at(1));
+        assert_eq!((over.len(), sent.len()), (1, 3));
+        // One was not done and waits again, one may have been done.
+        let mut sent = sent.into_iter();
+        let (_, refused) = (sent.next(), sent.next().expect("three were sent"));
+        let mut doubted = sent.next().expect("three were sent");
+        doubted.doubt = Some((at(1), run()));
+        waiting.put_back([refused, doubted].into());
+        assert_eq!(waiting.sweep(at(101)).len(), 2);
+        for number in 1..=4 {
+            waiting.push(release(number));
+        }
+        let left = std::iter::from_fn(|| waiting.pop()).map(|pending| pending.request);
+        let left = left.map(|request| match request {
+            Request::Release { login, .. } => login.number,
+            _ => 0,
+        });
+        // The first has its answer, and 2 was released before; 3 is known not to have been done.
+        assert_eq!(left.collect::<Vec<_>>(), [1, 2, 4]);
+        assert!(waiting.unsent.is_empty());
     }
 
     #[test]
@@ -335,11 +479,7 @@ mod tests {
         let user = UserId::new("al").expect("a good id");
         for number in 0..WAITING_MAX as u64 {
             assert!(waiting.has_room());
-            let read = Request::Read {
-                room: room("a"),
-                known: None,
-            };
-            waiting.push(Pending::new(0, read, at(0), Duration::ZERO));
+            waiting.push(read(&format!("r{number}")));
             let (user, is_exclusive, deadline) = (user.clone(), false, at(9999));
             let claim = Request::Claim {
                 number,

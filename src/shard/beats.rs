@@ -51,7 +51,7 @@ impl RoomShard {
         followed.told = members;
         let login = followed.logins.newest();
         if let Some(following) = &mut self.following {
-            following.requests.push_back(Request::Beat {
+            following.requests.push(Request::Beat {
                 room: name.clone(),
                 members,
                 login,

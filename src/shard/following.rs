@@ -14,6 +14,7 @@ use super::RoomShard;
 use super::logins::Logins;
 use super::numbering::Pending;
 use super::open::Open;
+use super::requests::{Requests, Subject};
 use crate::base::{ConnId, Epoch, Identity, Instant, Now, Offset, Position, RoomName, Since};
 use crate::cluster::link::{Level, Link};
 use crate::cluster::{Event, Login, NodeId, Request};
@@ -24,7 +25,7 @@ use crate::wire::raw::WireForm;
 #[derive(Debug)]
 pub(super) struct Following {
     pub(super) node: NodeId,
-    pub(super) requests: VecDeque<Request>,
+    pub(super) requests: Requests,
     pub(super) open: Open,
     /// Rooms to tell of, each once, in order.
     pub(super) beats: VecDeque<(Instant, RoomName)>,
@@ -139,7 +140,7 @@ impl RoomShard {
         let is_control_here = worker_of(&RoomName::control(), shards) == index;
         let following = Following {
             node,
-            requests: VecDeque::new(),
+            requests: Requests::default(),
             // No two shards of a node use the same number.
             open: Open::new((index as u64) << 48, wait),
             beats: VecDeque::new(),
@@ -255,7 +256,7 @@ impl RoomShard {
         };
         for (name, room) in self.rooms.iter() {
             if room.followed.as_ref().is_some_and(|one| one.told > 0) {
-                following.requests.push_back(Request::Beat {
+                following.requests.push(Request::Beat {
                     room: name.clone(),
                     members: 0,
                     login: None,
@@ -266,7 +267,7 @@ impl RoomShard {
 
     /// The next question to the broker.
     pub fn poll_request(&mut self) -> Option<Request> {
-        self.following.as_mut()?.requests.pop_front()
+        self.following.as_mut()?.requests.pop()
     }
 
     /// Jobs that were taken and not done, since they wait for the broker.
@@ -291,7 +292,7 @@ impl RoomShard {
             return false;
         };
         let reads = following.stale_reads.remove(name).unwrap_or_default();
-        following.requests.push_back(Request::Follow(name.clone()));
+        following.requests.push(Request::Follow(name.clone()));
         following.beats.push_back((beat_at, name.clone()));
         if let Some(followed) = self.followed_mut(name) {
             followed.link = Link::with_reads(reads);
@@ -311,7 +312,6 @@ impl RoomShard {
         let numbered = std::mem::take(&mut followed.numbered);
         let has_told = followed.told > 0;
         let link = std::mem::take(&mut followed.link);
-        let reads = link.reads();
         room.history.clear();
         self.count(name);
         for number in numbered {
@@ -319,19 +319,23 @@ impl RoomShard {
         }
         if let Some(following) = &mut self.following {
             following.ahead_bytes -= link.ahead_cost_bytes();
+            let read = Subject::Read(name.clone());
+            let is_withdrawn = following.requests.withdraw(&read);
+            let reads = link.reads().saturating_sub(u32::from(is_withdrawn));
             if reads > 0 {
                 following.stale_reads.insert(name.clone(), reads);
             }
             if has_told {
-                following.requests.push_back(Request::Beat {
+                following.requests.push(Request::Beat {
                     room: name.clone(),
                     members: 0,
                     login: None,
                 });
             }
-            following
-                .requests
-                .push_back(Request::Unfollow(name.clone()));
+            // The broker is not told of a room that it has not heard of.
+            if !following.requests.withdraw(&Subject::Follow(name.clone())) {
+                following.requests.push(Request::Unfollow(name.clone()));
+            }
         }
     }
 
@@ -393,8 +397,11 @@ impl RoomShard {
         };
         let request = followed.link.read(name);
         self.totals.following().reads.add(1);
-        if let Some(following) = &mut self.following {
-            following.requests.push_back(request);
+        let has_replaced =
+            (self.following.as_mut()).is_some_and(|following| following.requests.push(request));
+        if has_replaced && let Some(followed) = self.followed_mut(name) {
+            // The earlier one is not going to be answered; this one is needed all the same.
+            followed.link.handle_read_failed();
         }
     }
 
@@ -418,6 +425,11 @@ impl RoomShard {
             return;
         };
         following.open.check_invariants();
+        let is_followed = |name: &RoomName| {
+            let room = self.rooms.get(name);
+            room.is_some_and(|room| room.followed.is_some())
+        };
+        (following.requests).check_invariants(&following.open, is_followed);
         let followed = || (self.rooms.iter()).filter_map(|(_, room)| room.followed.as_ref());
         let ahead = followed().map(|followed| followed.link.ahead_cost_bytes());
         assert_eq!(ahead.sum::<usize>(), following.ahead_bytes);
@@ -710,6 +722,7 @@ mod tests {
         let mut shard = shard();
         shard.handle_job(NOW, subscribe(A, Since::Now));
         hear(&mut shard, vec![Event::Followed(room())]);
+        assert_eq!(reads(&mut shard), 1);
         let late = Now {
             instant: NOW.instant + Duration::from_secs(3),
             ..NOW
@@ -974,6 +987,129 @@ mod tests {
         assert_eq!(shard.open_jobs(), 1);
         shard.handle_timeout(after(WAIT));
         assert_eq!(shard.open_jobs(), 0);
+    }
+
+    fn untaken(shard: &RoomShard) -> usize {
+        let following = shard.following.as_ref();
+        following.map_or(0, |following| following.requests.len())
+    }
+
+    fn login(slot: u32) -> Job {
+        let user = UserId::new(&format!("u{slot}")).expect("a good id");
+        Job::Subscribe {
+            conn: ConnId { slot, ..A },
+            room: RoomName::personal(&user),
+            form: WireForm::Raw,
+            since: Since::Now,
+            identity: Some(Arc::new(Identity { user, info: None })),
+        }
+    }
+
+    #[test]
+    fn while_nothing_is_taken_no_more_waits_than_somebody_waits_for() {
+        const EACH: u32 = 2000;
+        const ROOMS: u32 = 50;
+        let limits = Limits {
+            duplicate_login: DuplicateLogin::Refuse,
+            ..Limits::default()
+        };
+        let mut shard = shard_with(&limits);
+        for round in 0..5 {
+            let begin = WAIT * 2 * round;
+            for slot in 0..EACH {
+                shard.handle_job(after(begin), login(slot));
+                shard.handle_job(after(begin), publish(A));
+            }
+            for slot in 0..ROOMS {
+                let Job::Subscribe { form, since, .. } = subscribe(A, Since::Now) else {
+                    unreachable!("made so");
+                };
+                let join = Job::Subscribe {
+                    conn: ConnId { slot, ..A },
+                    room: RoomName::new(&format!("r{round}.{slot}")).expect("a good name"),
+                    form,
+                    since,
+                    identity: None,
+                };
+                shard.handle_job(after(begin), join);
+            }
+            shard.check_invariants();
+            assert_eq!(untaken(&shard), (2 * EACH + ROOMS) as usize);
+            shard.handle_timeout(after(begin + WAIT));
+            shard.check_invariants();
+            assert_eq!((untaken(&shard), shard.open_jobs()), (0, 0), "{round}");
+            let refused = std::iter::from_fn(|| shard.poll_effect())
+                .filter(|effect| {
+                    matches!(
+                        effect,
+                        Effect::JoinRefused { .. } | Effect::PublishRefused { .. }
+                    )
+                })
+                .count();
+            assert_eq!(refused, (2 * EACH + ROOMS) as usize);
+        }
+    }
+
+    #[test]
+    fn only_a_place_that_may_have_been_asked_for_is_given_back() {
+        let limits = Limits {
+            duplicate_login: DuplicateLogin::Replace,
+            ..Limits::default()
+        };
+        let mut shard = shard_with(&limits);
+        let ask = |shard: &mut RoomShard| {
+            shard.handle_job(NOW, login(1));
+            shard.handle_job(NOW, login(2));
+            let Some(Request::Claim { number, .. }) = shard.poll_request() else {
+                panic!("the place is asked for");
+            };
+            number
+        };
+        let release = |shard: &mut RoomShard, number| {
+            let requests: Vec<_> = std::iter::from_fn(|| shard.poll_request()).collect();
+            assert!(
+                matches!(&requests[..], [Request::Release { login, .. }]
+                    if login.number == number && login.generation == 0),
+                "{requests:?}"
+            );
+        };
+        let number = ask(&mut shard);
+        shard.handle_timeout(after(WAIT));
+        shard.check_invariants();
+        release(&mut shard, number);
+        // The same at the end.
+        let number = ask(&mut shard);
+        shard.leave_cluster();
+        shard.check_invariants();
+        release(&mut shard, number);
+    }
+
+    #[test]
+    fn of_a_room_whose_reads_are_not_taken_one_waits() {
+        let mut shard = shard();
+        shard.handle_job(NOW, subscribe(A, Since::Now));
+        assert!(matches!(shard.poll_request(), Some(Request::Follow(_))));
+        for _ in 0..100 {
+            let lost = Event::FeedLost;
+            hear(&mut shard, vec![lost, Event::Followed(room())]);
+            shard.check_invariants();
+        }
+        assert_eq!((untaken(&shard), reads(&mut shard)), (1, 1));
+        // Its answer is the one that counts.
+        hear(&mut shard, vec![read(3, 0, Vec::new())]);
+        assert!(matches!(shard.poll_effect(), Some(Effect::Joined { .. })));
+        // One that was not taken goes with the room, and nothing waits for its answer.
+        hear(&mut shard, vec![Event::FeedLost, Event::Followed(room())]);
+        let leave = Job::Unsubscribe {
+            conn: A,
+            room: room(),
+            form: WireForm::Json,
+        };
+        shard.handle_job(NOW, leave);
+        shard.check_invariants();
+        assert_eq!(reads(&mut shard), 0);
+        let following = shard.following.as_ref().expect("a cluster");
+        assert!(following.stale_reads.is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use super::RoomShard;
 use super::following::Join;
 use super::numbering::Pending;
+use super::requests::Subject;
 use crate::base::{CloseReason, ConnId, DuplicateLogin, Instant, Now, RoomName, UserId};
 use crate::cluster::{Failure, Login, Request};
 use crate::exchange::Effect;
@@ -58,7 +59,7 @@ impl RoomShard {
         if let Some(pending) = following.open.get_mut(number) {
             *pending = Pending::Claim(Box::new((name, join)));
         }
-        following.requests.push_back(Request::Claim {
+        following.requests.push(Request::Claim {
             number,
             user,
             is_exclusive,
@@ -153,7 +154,10 @@ impl RoomShard {
         }) {
             let (name, join) = &**claim;
             let (generation, number) = (0, join.number);
-            logins.push((name.clone(), Login { generation, number }));
+            // What was not taken is not asked for any more.
+            if !following.requests.withdraw(&Subject::Number(number)) {
+                logins.push((name.clone(), Login { generation, number }));
+            }
         }
         for (name, room) in self.rooms.iter() {
             let Some(followed) = &room.followed else {
@@ -175,7 +179,7 @@ impl RoomShard {
             && let Some(following) = &mut self.following
         {
             let request = Request::Release { user, login };
-            following.requests.push_back(request);
+            following.requests.push(request);
         }
     }
 }

@@ -27,6 +27,7 @@ mod numbering;
 mod open;
 mod publish;
 mod recent;
+mod requests;
 mod retention;
 mod subscribe;
 

@@ -52,7 +52,7 @@ impl RoomShard {
     pub(super) fn tell_node(&mut self, node: NodeId, bytes: Vec<u8>) {
         if let Some(following) = &mut self.following {
             let bytes = Bytes::from(bytes);
-            following.requests.push_back(Request::Tell { node, bytes });
+            following.requests.push(Request::Tell { node, bytes });
         }
     }
 

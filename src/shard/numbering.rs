@@ -11,6 +11,7 @@ use super::RoomShard;
 use super::delivering::publication_of;
 use super::following::Join;
 use super::publish::published;
+use super::requests::Subject;
 use crate::base::{CloseReason, ConnId, Identity, Instant, Now, Position, RoomName};
 use crate::cluster::{Failure, Login, Request, Shared, Snapshot, Token};
 use crate::exchange::{CallPart, Effect, Origin, RoomAsk};
@@ -122,7 +123,7 @@ impl RoomShard {
             payload,
             is_kept: is_kept && keeps_any,
         };
-        following.requests.push_back(Request::Append {
+        following.requests.push(Request::Append {
             room,
             shared,
             key,
@@ -226,6 +227,8 @@ impl RoomShard {
             // It is kept and will be delivered; to call that a failure would be a lie.
             return self.acknowledge(number);
         }
+        // What the broker has not taken is not to be done any more.
+        let is_withdrawn = following.requests.withdraw(&Subject::Number(number));
         let reply = Err(ApiCode::Internal);
         match following.open.take(number) {
             None => {}
@@ -254,9 +257,11 @@ impl RoomShard {
             }
             Some(Pending::Claim(claim)) => {
                 let (name, join) = *claim;
-                // It may be granted all the same, to nobody.
-                let generation = 0;
-                self.release_login(&name, Login { generation, number });
+                if !is_withdrawn {
+                    // It may be granted all the same, to nobody.
+                    let generation = 0;
+                    self.release_login(&name, Login { generation, number });
+                }
                 self.refuse_join(&name, join, CloseReason::BrokerGone);
             }
             Some(Pending::Join(name)) => self.give_up_join(&name, number),
@@ -270,7 +275,7 @@ impl RoomShard {
         };
         let look = Box::new((part, room.clone(), ask));
         let (number, _) = following.open.add(now, Pending::Look(look));
-        following.requests.push_back(Request::Look { number, room });
+        following.requests.push(Request::Look { number, room });
     }
 
     /// What is kept of a room has come.
@@ -322,9 +327,7 @@ impl RoomShard {
         };
         let forget = Box::new((part, room.clone()));
         let (number, _) = following.open.add(now, Pending::Forget(forget));
-        following
-            .requests
-            .push_back(Request::Forget { number, room });
+        following.requests.push(Request::Forget { number, room });
     }
 
     /// It is forgotten.
