@@ -20,6 +20,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use roomcast::base::{ConnId, Identity, Offset, RoomName, UserId};
+use roomcast::exchange::Origin;
 use roomcast::room::batch::Batch;
 use roomcast::wire::frame::PayloadKind;
 use roomcast::wire::raw::{Publication, WireForm};
@@ -128,16 +129,22 @@ fn encode(form: WireForm, payload_bytes: usize, merged: usize, plan: &Plan) -> F
         offset: Offset(1_000_000),
         unix_ms: 1_767_225_600_000,
         origin: ConnId::NONE,
+        node: None,
         identity: Some(&identity),
         kind: PayloadKind::Text,
         payload: payload.as_bytes(),
     };
+    let origin = Origin {
+        conn: ConnId::NONE,
+        payload_bytes: payload_bytes as u32,
+        command: 0,
+        is_answered: false,
+    };
     let mut batch = Batch::default();
     let mut release = || {
         for _ in 0..merged {
-            batch.push(&room, black_box(&publication), usize::MAX, |used| {
-                used == form
-            });
+            let publication = (black_box(&publication), origin);
+            batch.push(&room, publication, usize::MAX, |used| used == form);
         }
         batch.take(&room).expect("something was pushed")
     };

@@ -27,7 +27,7 @@
 use std::hint::black_box;
 
 use roomcast::base::{self, ConnId, Limits, Now, RoomBudget, RoomName, Since};
-use roomcast::exchange::{Effect, Job, Replay};
+use roomcast::exchange::{Effect, Job, Replay, Terms};
 use roomcast::shard::RoomShard;
 use roomcast::wire::frame::Payload;
 use roomcast::wire::raw::WireForm;
@@ -229,6 +229,7 @@ impl World {
                 identity: None,
                 payload: self.payload.clone(),
                 taken_at: self.now.instant,
+                command: 0,
             };
             self.shard.handle_job(self.now, black_box(job));
         }
@@ -246,6 +247,7 @@ impl World {
             form,
             since,
             identity: None,
+            terms: Terms::default(),
         };
         self.shard.handle_job(self.now, job);
         self.shard.poll_effect().expect("a join is answered")

@@ -7,11 +7,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::base::{
-    BrokerPart, CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since,
+    BrokerPart, CloseReason, ConnId, Glob, Identity, Instant, Limits, NodeId, Offset, RoomName,
+    Since,
 };
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::relay::{Notice, Part};
 use crate::wire::api::{ApiCall, ApiError, HistorySince, Publish};
+use crate::wire::centrifugo::reply::SubscribeResult;
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -30,6 +32,8 @@ pub enum Job {
         since: Since,
         /// Who is behind it.
         identity: Option<Arc<Identity>>,
+        /// What goes with a command, where one asks for it.
+        terms: Terms,
     },
     /// Give a member the next part of what it missed; answered by [`Effect::Replayed`].
     CatchUp {
@@ -61,6 +65,8 @@ pub enum Job {
     Publish {
         /// Who published.
         origin: ConnId,
+        /// Its number for the command, or 0.
+        command: u32,
         /// Where.
         room: RoomName,
         /// On whose behalf.
@@ -124,6 +130,17 @@ pub enum Job {
     },
 }
 
+/// How a client joins that speaks by commands; others join by the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether it wants to be told who joins and who leaves.
+    pub watches: bool,
+    /// Whether it is given nothing before it asks to catch up, though it may have missed nothing.
+    pub is_held: bool,
+    /// Most bytes of what it has missed in the answer to its command.
+    pub answer_bytes_max: usize,
+}
+
 /// A call in progress, as the hub numbers them.
 pub type CallKey = u32;
 
@@ -144,7 +161,7 @@ pub enum RoomAsk {
     /// Publish into it.
     Publish(Publish),
     /// Who is in it.
-    Presence,
+    Presence(Reader),
     /// How many are in it.
     PresenceStats,
     /// What was published in it.
@@ -155,16 +172,27 @@ pub enum RoomAsk {
         since: Option<HistorySince>,
         /// Newest first.
         reverse: bool,
+        /// For whom.
+        reader: Reader,
     },
     /// Forget what was published in it.
     HistoryRemove,
+}
+
+/// Who reads an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A back end: it is told when what it asks for is forgotten.
+    BackEnd,
+    /// A client: it gets what there is of that, as far as its queue has room.
+    Client,
 }
 
 impl RoomAsk {
     /// Whether the answer can be long.
     #[must_use]
     pub fn is_long(&self) -> bool {
-        matches!(self, Self::Presence | Self::History { .. })
+        matches!(self, Self::Presence(_) | Self::History { .. })
     }
 }
 
@@ -190,11 +218,22 @@ pub enum Effect {
         is_incomplete: bool,
         /// What to send first, if anything.
         frames: Option<Arc<Frames>>,
+        /// What the command that asked for it comes to, where one did.
+        result: Option<Box<Subscribed>>,
+    },
+    /// Tells those of a room who want to know that somebody has joined or left.
+    PresenceChanged {
+        /// The room.
+        room: RoomName,
+        /// What they are told.
+        told: Arc<Frames>,
     },
     /// The room cannot be joined.
     JoinRefused {
         /// Who wanted to join.
         conn: ConnId,
+        /// What.
+        room: RoomName,
         /// Why not.
         reason: CloseReason,
     },
@@ -301,6 +340,24 @@ pub enum Effect {
     },
 }
 
+/// What a command to subscribe comes to.
+#[derive(Clone, Debug)]
+pub struct Subscribed {
+    /// What is answered.
+    pub result: SubscribeResult,
+    /// Number of publications in it.
+    pub publications: usize,
+}
+
+impl Subscribed {
+    /// Whether the answer takes so much of the queue that what comes next has to wait until some of
+    /// it is written. Its bytes never do.
+    #[must_use]
+    pub fn is_heavy(&self, limits: &Limits) -> bool {
+        self.publications * 2 >= limits.outbound_publications_max
+    }
+}
+
 /// How a member's catching up goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
@@ -336,6 +393,8 @@ pub struct Origin {
     pub conn: ConnId,
     /// Payload bytes.
     pub payload_bytes: u32,
+    /// The connection's number for the command that published it, or 0.
+    pub command: u32,
     /// The connection was answered before: in a cluster, what has its number may come late.
     pub is_answered: bool,
 }

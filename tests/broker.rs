@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use roomcast::base::{BrokerPart, ConnId, Epoch, Offset, Position, RoomName, UserId};
 use roomcast::broker::{Broker, BrokerConfig, EventSender, HistoryBounds};
+use roomcast::cluster::word::Word;
 use roomcast::cluster::{
     Event, Failure, Known, Login, NodeId, Numbered, Request, Shared, Snapshot, Token,
 };
@@ -253,6 +254,7 @@ impl Node {
         self.ask(Request::Beat {
             room: room.clone(),
             members,
+            watches: false,
             login,
         });
         self.expect("a beat", |event| match event {
@@ -657,10 +659,19 @@ fn what_was_held_up_on_a_lost_connection_is_never_carried_out() {
 fn feed_and_reads_together_have_no_hole() {
     let redis = Redis::start();
     let url = redis.url();
+    // Whoever publishes trims, so both keep all: however long the other is away, nothing is gone.
+    let keeps_all = |node| BrokerConfig {
+        bounds: HistoryBounds {
+            publications_max: 10_000,
+            bytes_max: 1 << 30,
+            ..bounds()
+        },
+        ..config(&url, node)
+    };
     let publisher = std::thread::spawn({
-        let url = url.clone();
+        let config = keeps_all(1);
         move || {
-            let mut node = Node::join(&url, 1);
+            let mut node = Node::with(&config);
             let mut top = None;
             for round in 0..60 {
                 let numbers: Vec<u64> = (0..50)
@@ -674,14 +685,7 @@ fn feed_and_reads_together_have_no_hole() {
             top.expect("published")
         }
     });
-    let node = Node::with(&BrokerConfig {
-        bounds: HistoryBounds {
-            publications_max: 10_000,
-            bytes_max: 1 << 30,
-            ..bounds()
-        },
-        ..config(&url, 2)
-    });
+    let node = Node::with(&keeps_all(2));
     node.ask(Request::Follow(room()));
     let mut seen: BTreeMap<u64, Token> = BTreeMap::new();
     let mut last_fed = 0;
@@ -1179,12 +1183,130 @@ fn connections_are_counted_until_their_node_is_not_heard_of() {
     node.ask(Request::Beat {
         room: nowhere.clone(),
         members: 0,
+        watches: false,
         login: None,
     });
     assert_eq!(node.look(&nowhere), Ok(None));
     assert!(
         !node.has_seen(|event| matches!(event, Event::Beaten { room, .. } if *room == nowhere))
     );
+}
+
+/// Whether another node has members who watch, as a beat is answered.
+fn beat_and_watch(node: &mut Node, watches: bool) -> bool {
+    node.ask(Request::Beat {
+        room: room(),
+        members: 3,
+        watches,
+        login: None,
+    });
+    node.expect("a beat", |event| match event {
+        Event::Beaten { is_watched, .. } => Some(*is_watched),
+        _ => None,
+    })
+}
+
+#[test]
+fn whether_another_node_watches_is_known_to_beats_and_reads() {
+    let redis = Redis::start();
+    let short = |id| BrokerConfig {
+        lease: Duration::from_millis(500),
+        ..config(&redis.url(), id)
+    };
+    let (mut node, mut other) = (Node::with(&short(1)), Node::with(&short(2)));
+    assert!(!node.read(None).is_watched);
+    assert!(!beat_and_watch(&mut node, true));
+    assert!(!beat_and_watch(&mut node, true), "it is no other");
+    assert!(!node.read(None).is_watched);
+    assert!(other.read(None).is_watched);
+    assert!(beat_and_watch(&mut other, false));
+    assert_eq!(
+        other.read(None).online,
+        6,
+        "the mark is no part of the count"
+    );
+    // As a node reads it that knows of no mark.
+    let share: String = redis.ask(&["HGET", "test:{live:7}:n", "1"]);
+    assert!(share.starts_with("03 "), "{share}");
+    assert!(!beat_and_watch(&mut node, false));
+    assert!(!beat_and_watch(&mut other, true));
+    assert!(beat_and_watch(&mut node, false));
+    wait_until("the mark to end with the lease", || {
+        !beat_and_watch(&mut node, false)
+    });
+    assert!(!node.read(None).is_watched);
+}
+
+fn say(node: &Node, word: &Word) {
+    let (room, bytes) = (room(), word.encode());
+    node.ask(Request::Say { room, bytes });
+}
+
+fn expect_said(node: &mut Node) -> Word {
+    node.expect("Said", |event| match event {
+        Event::Said { bytes, .. } => Some(Word::decode(bytes).expect("a word")),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_is_said_is_heard_once_by_all_who_follow_and_what_is_no_word_by_nobody() {
+    let redis = Redis::start();
+    let mut nodes = [1, 2, 3].map(|id| Node::join(&redis.url(), id));
+    nodes[0].follow();
+    nodes[1].follow();
+    let words = [
+        Word::Watched(NodeId(1)),
+        Word::Changed(r#"{"push":{}}"#.into()),
+        Word::Changed("{}".into()),
+    ];
+    for word in &words {
+        say(&nodes[0], word);
+    }
+    for node in &mut nodes[..2] {
+        for word in &words {
+            assert_eq!(expect_said(node), *word);
+        }
+    }
+    for message in [
+        "s",
+        "s ",
+        "s watched 1",
+        "s changed {}\n{}",
+        "s later {}",
+        "swatched",
+    ] {
+        redis.ask::<u64>(&["PUBLISH", "test:{live:7}:f", message]);
+    }
+    redis.ask::<u64>(&["PUBLISH", "test:{live:7}:f", "s changed {\"last\":1}"]);
+    for node in &mut nodes[..2] {
+        assert_eq!(expect_said(node), Word::Changed("{\"last\":1}".into()));
+        assert!(!node.has_seen(|event| matches!(event, Event::Said { .. })));
+        assert_eq!(node.broker.figures().unreadable.get(), 6);
+    }
+    let appended = nodes[2].append("x");
+    assert_eq!(appended.offset, Offset(1));
+    assert!(!nodes[2].has_seen(|event| matches!(event, Event::Said { .. })));
+}
+
+#[test]
+fn what_is_said_while_redis_is_away_is_dropped() {
+    let mut redis = Redis::start();
+    let mut node = Node::join(&redis.url(), 1);
+    node.follow();
+    redis.kill();
+    node.expect_available(false, DEADLINE);
+    for number in 0..10 {
+        say(&node, &Word::Watched(NodeId(number)));
+    }
+    let figures = node.broker.figures();
+    wait_until("ten words dropped", || figures.expired.get() == 10);
+    redis.restart_empty();
+    node.expect_available(true, DEADLINE);
+    node.expect_followed(DEADLINE);
+    say(&node, &Word::Watched(NodeId(99)));
+    assert_eq!(expect_said(&mut node), Word::Watched(NodeId(99)));
+    wait_until("nothing that waits", || figures.waiting.get() == 0);
 }
 
 #[test]
@@ -1866,6 +1988,7 @@ fn a_broker_that_stops_sends_what_was_asked_for() {
         .try_send(Request::Beat {
             room: room(),
             members: 0,
+            watches: false,
             login: None,
         })
         .expect("room for a request");

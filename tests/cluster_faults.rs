@@ -15,8 +15,21 @@ use harness::{
 /// As much as two cores carry beside other tests, and enough to notice a loss.
 const LOAD: &str = "--members 12 --publishers 3 --rooms 3 --rate 40 --cuts 6 --secs 4";
 
+/// The same by the commands of an SDK: publishers wait for answers, members resume by `recover`.
+const SDK_LOAD: &str = "--protocol centrifugo \
+                        --members 12 --publishers 3 --rooms 3 --rate 40 --cuts 6 --secs 4";
+
 /// Runs the load while `fail` does its worst to a cluster of two; returns what the load told.
 fn under_load(
+    url: &str,
+    fault: &str,
+    fail: impl FnOnce(&Probe),
+) -> ([Daemon; 2], harness::Account) {
+    under(LOAD, url, fault, fail)
+}
+
+fn under(
+    load: &str,
     url: &str,
     fault: &str,
     fail: impl FnOnce(&Probe),
@@ -24,7 +37,7 @@ fn under_load(
     let nodes = two_nodes(url, &[]);
     let all: Vec<&Daemon> = nodes.iter().collect();
     let probe = Probe::start(&all);
-    let load = Load::start(&all, LOAD);
+    let load = Load::start(&all, load);
     fail(&probe);
     probe.wait_full_service(fault, &[]);
     let account = load.finish();
@@ -120,6 +133,49 @@ fn redis_is_flushed() {
         probe.note_fault();
     });
     assert_eq!(account.count("closed by server"), 0, "{}", account.0);
+}
+
+// By the commands of an SDK.
+
+#[test]
+fn all_connections_are_killed_under_members_by_commands() {
+    let redis = Redis::start();
+    let fault = "all connections killed, by commands";
+    let (_nodes, account) = under(SDK_LOAD, &redis.url(), fault, |probe| {
+        for kind in ["pubsub", "normal"] {
+            let killed: u32 = redis.ask(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+            assert!(killed >= 2, "{kind}: {killed}");
+        }
+        probe.note_fault();
+    });
+    assert_unnoticed(&account);
+    assert!(!account.0.contains("unsubscribed"), "{}", account.0);
+}
+
+#[test]
+fn redis_is_killed_and_comes_back_with_its_log_under_members_by_commands() {
+    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let fault = "Redis killed, AOF, by commands";
+    let (_nodes, account) = under(SDK_LOAD, &redis.url(), fault, |probe| {
+        redis.kill();
+        probe.note_fault();
+        redis.restart();
+    });
+    assert_unnoticed(&account);
+}
+
+#[test]
+fn redis_is_flushed_under_members_by_commands() {
+    let redis = Redis::start();
+    let fault = "FLUSHALL, by commands";
+    let (_nodes, account) = under(SDK_LOAD, &redis.url(), fault, |probe| {
+        redis.ask::<()>(&["FLUSHALL"]);
+        probe.note_fault();
+    });
+    // Whoever loses something subscribes again, on the connection that goes on.
+    assert_eq!(account.count("closed by server"), 0, "{}", account.0);
+    let told = "unsubscribed by server: 2500 insufficient state";
+    assert!(account.0.contains(told), "{}", account.0);
 }
 
 #[test]

@@ -168,7 +168,9 @@ fn two_logins_at_the_same_moment_end_in_one() {
 #[test]
 fn of_two_logins_one_stays_though_a_feed_was_down() {
     let redis = Redis::start();
-    let nodes = two_nodes(&redis.url(), &["--duplicate-login", "replace"]);
+    // Kills make the feed come back later and later, and logins wait for it.
+    let args = ["--duplicate-login", "replace", "--redis-wait", "10s"];
+    let nodes = two_nodes(&redis.url(), &args);
     wait_for_each_other(&nodes);
     for round in 0..10 {
         let mut clients = Vec::new();

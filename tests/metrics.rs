@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use harness::{
-    Api, Certificate, Client, DAY_S, Daemon, Dial, Exposition, Frame, SecretFile, Signal, Start,
-    Wire, http, upgrade_request, wait_for, wait_until,
+    Api, Certificate, Client, DAY_S, Daemon, Dial, Exposition, Frame, Sdk, SecretFile, Signal,
+    Start, Wire, http, upgrade_request, wait_for, wait_until,
 };
 
 /// Something that happens, and what it must move.
@@ -22,7 +22,7 @@ struct Step {
 }
 
 /// Every metric stands in one of them at least.
-const STEPS: [Step; 20] = [
+const STEPS: [Step; 21] = [
     Step {
         moves: &[
             "connections",
@@ -95,6 +95,10 @@ const STEPS: [Step; 20] = [
     Step {
         moves: &["api_calls_total", "api_errors_total", "api_outcomes_total"],
         run: back_ends_call,
+    },
+    Step {
+        moves: &["commands_total", "command_errors_total"],
+        run: clients_command,
     },
     Step {
         moves: &["idempotency_keys_forgotten_total"],
@@ -428,6 +432,47 @@ fn back_ends_call() -> (Exposition, Exposition) {
         ("method=\"\",code=\"104\"", 1.0),
     ] {
         let series = format!("roomcast_api_outcomes_total{{{labels}}}");
+        assert_eq!(after.value(&series), expected, "{labels}");
+    }
+    (before, after)
+}
+
+fn clients_command() -> (Exposition, Exposition) {
+    let args = ["--ping-interval", "100ms", "--max-rooms", "1"];
+    let daemon = Daemon::start(&args);
+    let before = daemon.exposition();
+    let mut sdk = Sdk::connected(&daemon);
+    sdk.subscribe("r");
+    // Refused by the hub, by a worker that is to join a room, to publish, and to answer.
+    let channel = |channel: &str| json!({ "channel": channel, "data": 1 });
+    for (method, request, code) in [
+        ("subscribe", channel("$p"), 103),
+        ("subscribe", channel("s"), 106),
+        ("publish", channel("s"), 106),
+        ("rpc", json!({}), 108),
+    ] {
+        assert_eq!(sdk.error(method, &request), code);
+    }
+    let since = json!({ "channel": "r", "since": { "epoch": "other" } });
+    assert_eq!(sdk.error("history", &since), 112);
+    // Pings may have been kept while something else was waited for.
+    while sdk.next() != json!({}) {}
+    sdk.send_text("{}");
+    let pongs = "roomcast_commands_total{method=\"pong\"}";
+    daemon.wait_metric(pongs, |count| count == 1.0);
+    let after = daemon.exposition();
+    for (labels, expected) in [
+        ("commands_total{method=\"connect\"}", 1.0),
+        ("commands_total{method=\"subscribe\"}", 3.0),
+        ("commands_total{method=\"publish\"}", 1.0),
+        ("commands_total{method=\"rpc\"}", 1.0),
+        ("commands_total{method=\"history\"}", 1.0),
+        ("command_errors_total{code=\"103\"}", 1.0),
+        ("command_errors_total{code=\"106\"}", 2.0),
+        ("command_errors_total{code=\"108\"}", 1.0),
+        ("command_errors_total{code=\"112\"}", 1.0),
+    ] {
+        let series = format!("roomcast_{labels}");
         assert_eq!(after.value(&series), expected, "{labels}");
     }
     (before, after)

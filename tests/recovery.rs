@@ -408,11 +408,13 @@ fn without_history_everything_missed_is_lost_and_told() {
     assert_eq!(joined(&mut newest).lost, 0);
     newest.send_text("6");
     assert_eq!(publication(&mut newest), (6, "6".to_owned()));
-    // The room goes with its members, and its numbering with it.
+    // The room goes with its members, and where it stood is remembered.
     newest.close();
     live.close();
     daemon.wait_metric("roomcast_rooms", |now| now == 0.0);
-    expect_lost(&daemon, &format!("{epoch}.6"), -1, 1, 0);
+    expect_lost(&daemon, &format!("{epoch}.4"), 2, 7, 6);
+    daemon.wait_metric("roomcast_rooms", |now| now == 0.0);
+    expect_lost(&daemon, &format!("{epoch}.6"), 0, 7, 6);
 }
 
 #[test]
@@ -432,11 +434,10 @@ fn what_is_too_old_is_lost_and_told() {
     });
     expect_lost(&daemon, &before.to_string(), -1, 6, 5);
     live.close();
-    // Now the room goes too, and with it the numbering.
-    wait_until("the end of the numbering", || {
-        position(&daemon, "a").epoch != epoch
-    });
-    expect_lost(&daemon, &format!("{epoch}.5"), -1, 1, 0);
+    // Now the room goes too, and where it stood is remembered.
+    daemon.wait_metric("roomcast_rooms", |now| now == 0.0);
+    expect_lost(&daemon, &format!("{epoch}.5"), 0, 6, 5);
+    expect_lost(&daemon, &format!("{epoch}.1"), 4, 6, 5);
 }
 
 // --- Paced ----------------------------------------------------------------------------------------
@@ -788,8 +789,9 @@ fn strangers_who_make_up_rooms_cost_no_more_than_the_memory_for_history() {
     daemon.wait_rss_at_most(rss + (16 << 20));
     witness.assert_served();
     // The room that was idle longest had to go, and that is told.
-    expect_lost(&daemon, &format!("{epoch}.10"), -1, 1, 0);
-    expect_lost(&daemon, &before.to_string(), -1, 1, 0);
+    expect_lost(&daemon, &format!("{epoch}.10"), 0, 11, 10);
+    expect_lost(&daemon, &format!("{epoch}.0"), 10, 11, 10);
+    expect_lost(&daemon, &before.to_string(), -1, 11, 10);
 }
 
 #[test]
@@ -808,7 +810,8 @@ fn a_room_that_went_with_its_age_is_not_said_to_be_complete() {
     let before = tick();
     let epoch = fill(&daemon, "a", 1, 5);
     wait_until("the end of the room", || {
-        position(&daemon, "a").epoch != epoch
+        let mut back = member(&daemon, &format!("room=a&since={epoch}.0"));
+        joined(&mut back).lost == 5
     });
     let mut back = member(&daemon, &format!("room=a&since={before}"));
     assert_eq!(joined(&mut back).lost, -1);

@@ -52,4 +52,5 @@ fn ledgers_of_a_cluster_balance_over_many_seeds() {
         }
     }
     eprintln!("{seeds} seeds: {all:?}");
+    assert!(all.told_widely > 0, "no join is told on two nodes");
 }

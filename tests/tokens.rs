@@ -153,6 +153,8 @@ fn a_bad_token_is_refused_and_nobody_learns_why() {
         token(&json!({ "sub": "al", "exp": null })),
         token(&json!({ "sub": "al", "exp": "never" })),
         token(&json!({ "sub": "al", "nbf": unix_s() + 3600 })),
+        token(&json!({ "sub": "al", "expire_at": unix_s() - 1 })),
+        token(&json!({ "sub": "al", "channel": "a" })),
         token(&json!({ "sub": "al", "rooms": null })),
         token(&json!({ "sub": "al", "rooms": "*" })),
         token(&json!({ "sub": "al", "rooms": [7] })),

@@ -79,6 +79,11 @@ fn run(plant: Plant, arguments: &str) -> Run {
     run
 }
 
+/// As [`run`], by commands.
+fn sdk(plant: Plant, arguments: &str) -> Run {
+    run(plant, &format!("--protocol centrifugo {arguments}"))
+}
+
 const CALM: &str = "--cuts 0 --members 4 --rate 50";
 const CUT: &str = "--cuts 30 --members 6 --rate 50";
 
@@ -340,6 +345,137 @@ fn who_is_not_let_in_at_all_is_told_at_once() {
     let run = run(Plant::Closed, CALM);
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.stderr.contains("403"), "{run:?}");
+}
+
+// By commands.
+
+#[test]
+fn a_run_by_commands_is_kept_and_every_delivery_is_counted() {
+    let fake = Fake::start(Plant::Nothing);
+    let arguments = "--protocol centrifugo --secs 2 --cuts 40 --members 8 --rooms 2 --rate 100";
+    let run = Run::of(&format!("--url {} {arguments} --token a/b", fake.url()));
+    run.assert(0, &[]);
+    assert!(run.count("cuts") > 20, "{run:?}");
+    assert_eq!(
+        run.count("delivered"),
+        4 * run.count("published"),
+        "{run:?}"
+    );
+    for name in ["unacknowledged", "lost and told", "closed by server"] {
+        assert_eq!(run.count(name), 0, "{name}: {run:?}");
+    }
+    // The token goes with the command, and nothing with the URL.
+    assert!(fake.queries().iter().all(|query| query.is_empty()));
+    let commands = fake.commands();
+    let connects = commands.iter().filter_map(|one| one.get("connect"));
+    assert!(connects.clone().all(|one| one["token"] == "a/b"));
+    assert_eq!(connects.count(), fake.queries().len());
+    let resumes = commands.iter().filter_map(|one| one.get("subscribe"));
+    let resumes: Vec<_> = resumes.filter(|one| one["recover"] == true).collect();
+    assert!(resumes.len() as u64 >= run.count("resumes"));
+    assert!(resumes.iter().all(|one| one["epoch"] == "e0"));
+    assert!(resumes.iter().any(|one| one["offset"].as_u64() > Some(20)));
+    let published = commands.iter().filter(|one| one.get("publish").is_some());
+    assert_eq!(published.count() as u64, run.count("published"));
+}
+
+#[test]
+fn faults_of_pushes_are_found() {
+    sdk(Plant::Loss, CALM).assert(1, &[("lost silently", 1)]);
+    sdk(Plant::LossForAll, CALM).assert(1, &[("lost silently", 4)]);
+    sdk(Plant::Duplicate, CALM).assert(1, &[("repeated", 1)]);
+    sdk(Plant::Swap, CALM).assert(1, &[("reordered", 1)]);
+    sdk(Plant::Garbled, CALM).assert(1, &[("contradicted", 1), ("lost silently", 1)]);
+    sdk(Plant::EmptyLine, CALM).assert(1, &[("contradicted", 1)]);
+}
+
+#[test]
+fn a_false_recovered_is_found() {
+    sdk(Plant::ReplayLoss, CALM).assert(1, &[("lost silently", 1)]);
+    sdk(Plant::ReplayDuplicate, CALM).assert(1, &[("repeated", 1)]);
+    sdk(Plant::ReplayElsewhere, CALM).assert(1, &[("contradicted", 1)]);
+    let run = sdk(Plant::NoHistory, CUT);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    let silent = run.count("lost silently");
+    assert!(silent > 0, "{run:?}");
+    let all = 6 * run.count("published");
+    assert_eq!(run.count("delivered") + silent, all, "{run:?}");
+}
+
+#[test]
+fn what_is_not_recovered_is_told() {
+    let run = sdk(Plant::ReplayTold { short_by: 0 }, CALM);
+    run.assert(0, &[]);
+    assert!(run.count("lost and told") > 2, "{run:?}");
+    let run = sdk(Plant::NewEpoch, CALM);
+    run.assert(0, &[]);
+    assert_eq!(run.count("resumes"), 4, "{run:?}");
+    // Who begins anew too early has a hole behind its beginning.
+    sdk(Plant::ReplayTold { short_by: 2 }, CALM).assert(1, &[("lost silently", 2)]);
+}
+
+#[test]
+fn skips_are_told_by_messages() {
+    let run = sdk(Plant::Skip { told: 3 }, CALM);
+    run.assert(0, &[]);
+    assert_eq!(run.count("lost and told"), 3, "{run:?}");
+    sdk(Plant::Skip { told: 2 }, CALM).assert(1, &[("lost silently", 1)]);
+    sdk(Plant::Skip { told: 4 }, CALM).assert(1, &[("contradicted", 1)]);
+}
+
+#[test]
+fn who_is_unsubscribed_comes_back_or_stays_away_by_the_code() {
+    let run = sdk(Plant::Unsubscribed { code: 2500 }, CALM);
+    run.assert(0, &[]);
+    assert_eq!(run.count("resumes"), 1, "{run:?}");
+    assert_eq!(run.count("closed by server"), 0, "{run:?}");
+    let told = "unsubscribed by server: 2500 said so (1)";
+    assert!(run.stdout.contains(told), "{run:?}");
+    for (plant, word) in [
+        (Plant::Unsubscribed { code: 2499 }, "2499 said so"),
+        (Plant::Terminal, "3503 force disconnect"),
+    ] {
+        let run = sdk(plant, CALM);
+        run.assert(2, &[]);
+        assert_eq!(run.count("members away"), 1, "{run:?}");
+        assert!(run.stdout.contains(word), "{run:?}");
+    }
+}
+
+#[test]
+fn every_ping_is_answered_once() {
+    let fake = Fake::start(Plant::Ping);
+    let arguments = format!("--protocol centrifugo --secs 1 {CALM}");
+    Run::of(&format!("--url {} {arguments}", fake.url())).assert(0, &[]);
+    // Four members and two publishers.
+    assert_eq!(fake.pings(), (6, 6));
+}
+
+#[test]
+fn answers_to_publishers_are_held_against_what_members_receive() {
+    // Answered, and never numbered.
+    sdk(Plant::Swallowed, CALM).assert(1, &[("lost silently", 4)]);
+    sdk(Plant::Unanswered, CALM).assert(1, &[("contradicted", 1)]);
+    sdk(Plant::AnsweredTwice, CALM).assert(1, &[("contradicted", 1)]);
+    for plant in [Plant::Refused, Plant::BrokenPublisher] {
+        let run = sdk(plant, CALM);
+        run.assert(0, &[]);
+        let unacknowledged = run.count("unacknowledged");
+        assert_eq!(unacknowledged, 1, "{run:?}");
+        let acknowledged = run.count("published") - unacknowledged;
+        assert_eq!(run.count("delivered"), 4 * acknowledged, "{run:?}");
+    }
+}
+
+#[test]
+fn who_is_not_let_in_by_commands_leaves_no_verdict() {
+    let run = sdk(Plant::Shut, CUT);
+    run.assert(2, &[]);
+    assert!(run.count("members away") > 0, "{run:?}");
+    assert!(run.stdout.contains("error 103 said so"), "{run:?}");
+    let run = sdk(Plant::Closed, CALM);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("error 103 said so"), "{run:?}");
 }
 
 #[test]

@@ -99,6 +99,8 @@ class Bench:
                 yield from ["--url", server.echo_url()]
             else:
                 members, publishers = server.urls()
+                if "--subscribe" in load.options:
+                    members = server.sdk_url()
                 yield from ["--url", members, "--pub-url", publishers]
             for query in load.queries:
                 yield from ["--query", query]

@@ -19,6 +19,10 @@ QUEUE_BYTES = 1 << 20
 GROWTH_BYTES_MAX = QUEUE_BYTES + QUEUE_BYTES // 2 + (1 << 20) + STALLED * 1000 * 48
 
 
+# A publication of 128 bytes with a number of four digits is this long as a push to the only room.
+PUSH_BYTES = 230
+
+
 @dataclass(frozen=True)
 class Case:
     """A server under a load."""
@@ -102,6 +106,7 @@ MEMORY = Figure("pss_bytes_per_conn", "user-space bytes a connection", 0)
 PING = Figure("idle_cpu_us_per_ping", "CPU µs a ping and pong")
 HANDSHAKE = Figure("server_cpu_us_per_handshake", "CPU µs a handshake (bound: rate)", 2)
 GROWTH = Figure("growth_kib", "growth of memory, KiB", 0, of_floor=False)
+WIRE = Figure("bytes_per_delivery", "bytes received a delivery", 1)
 CLOSED = Figure("closed_s", "stalled closed, s after their queue was full", 1, of_floor=False)
 
 
@@ -176,6 +181,11 @@ def stalled(count):
 
 
 FORMS = ("", "&format=json", "&gzip=1", "&format=json&gzip=1")
+
+
+def by_commands(load):
+    """The same with subscribers that speak the Centrifugo client protocol."""
+    return Load(load.mode, (*load.options, "--subscribe", "r{room}"))
 
 
 def mixed(load, queries):
@@ -272,6 +282,16 @@ GROUPS = {
             mixed(fanout(1000, size=512, inflight=1), FORMS),
             (Bound(CPU, 1.2),),
             False,
+        )
+    ],
+    "pushes": [
+        beside_itself(
+            "1000 members by Centrifugo pushes, 128 B, against 1000 raw ones and as many bytes",
+            fanout(1000, size=PUSH_BYTES, inflight=1),
+            by_commands(fanout(1000, inflight=1)),
+            (Bound(CPU, 1.15), Bound(WIRE, 1.01, 0.99)),
+            False,
+            ("--ping-interval", "off"),
         )
     ],
 }

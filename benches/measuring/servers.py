@@ -106,5 +106,9 @@ class Server:
         members = f"{self.base_url()}/ws?room=r{{room}}"
         return members, f"{members}&echo=0"
 
+    def sdk_url(self):
+        """Where members connect that speak the Centrifugo client protocol."""
+        return f"{self.base_url()}/connection/websocket"
+
     def echo_url(self):
         return f"{self.base_url()}/echo"

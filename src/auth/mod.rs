@@ -7,4 +7,4 @@ pub mod access;
 pub mod token;
 
 pub use access::{Grants, is_key};
-pub use token::{Claims, TokenRefusal};
+pub use token::{Claims, ServerSub, SubscriptionClaims, TokenRefusal};

@@ -40,6 +40,8 @@ pub enum CloseReason {
     WriteTimeout,
     /// The token ran out.
     ConnectionExpired,
+    /// The token of a subscription ran out that the client did not ask for.
+    SubscriptionExpired,
     /// What a member missed cannot all be given, and it cannot be told in band.
     InsufficientState,
     /// The peer was silent for too long.
@@ -50,6 +52,8 @@ pub enum CloseReason {
     InvalidToken,
     /// The request could not be understood or did not fit the connection.
     BadRequest,
+    /// No command to connect came in time.
+    Stale,
     /// A back end has closed it.
     ForceDisconnect,
     /// Another connection of the same user has taken its place, or holds it.
@@ -58,6 +62,8 @@ pub enum CloseReason {
     ChannelLimit,
     /// The room is not open to this user, or the connection may not publish.
     PermissionDenied,
+    /// What was asked for is not offered.
+    NotAvailable,
     /// What numbers the publications of a cluster could not be asked in time.
     BrokerGone,
     /// The daemon failed.
@@ -77,7 +83,7 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
@@ -93,15 +99,18 @@ impl CloseReason {
         Self::Slow,
         Self::WriteTimeout,
         Self::ConnectionExpired,
+        Self::SubscriptionExpired,
         Self::InsufficientState,
         Self::NoPong,
         Self::TooManyRequests,
         Self::InvalidToken,
         Self::BadRequest,
+        Self::Stale,
         Self::ForceDisconnect,
         Self::ConnectionLimit,
         Self::ChannelLimit,
         Self::PermissionDenied,
+        Self::NotAvailable,
         Self::BrokerGone,
         Self::Internal,
     ];
@@ -127,15 +136,18 @@ impl CloseReason {
             Self::Slow => 3008,
             Self::WriteTimeout => 3009,
             Self::ConnectionExpired => 3005,
+            Self::SubscriptionExpired => 3006,
             Self::InsufficientState => 3010,
             Self::NoPong => 3012,
             Self::TooManyRequests => 3013,
             Self::InvalidToken => 3500,
             Self::BadRequest => 3501,
+            Self::Stale => 3502,
             Self::ForceDisconnect => 3503,
             Self::ConnectionLimit => 3504,
             Self::ChannelLimit => 3505,
             Self::PermissionDenied => 3507,
+            Self::NotAvailable => 3508,
         })
     }
 
@@ -158,15 +170,18 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::WriteTimeout => "write error",
             Self::ConnectionExpired => "connection expired",
+            Self::SubscriptionExpired => "subscription expired",
             Self::InsufficientState => "insufficient state",
             Self::NoPong => "no pong",
             Self::TooManyRequests => "too many requests",
             Self::InvalidToken => "invalid token",
             Self::BadRequest => "bad request",
+            Self::Stale => "stale",
             Self::ForceDisconnect => "force disconnect",
             Self::ConnectionLimit => "connection limit",
             Self::ChannelLimit => "channel limit",
             Self::PermissionDenied => "permission denied",
+            Self::NotAvailable => "not available",
             Self::BrokerGone | Self::Internal => "internal server error",
         }
     }
@@ -190,15 +205,18 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::WriteTimeout => "write_timeout",
             Self::ConnectionExpired => "connection_expired",
+            Self::SubscriptionExpired => "subscription_expired",
             Self::InsufficientState => "insufficient_state",
             Self::NoPong => "no_pong",
             Self::TooManyRequests => "too_many_requests",
             Self::InvalidToken => "invalid_token",
             Self::BadRequest => "bad_request",
+            Self::Stale => "stale",
             Self::ForceDisconnect => "force_disconnect",
             Self::ConnectionLimit => "connection_limit",
             Self::ChannelLimit => "channel_limit",
             Self::PermissionDenied => "permission_denied",
+            Self::NotAvailable => "not_available",
             Self::BrokerGone => "broker_gone",
             Self::Internal => "internal",
         }
@@ -213,7 +231,8 @@ impl CloseReason {
             | Self::Reset
             | Self::Answered
             | Self::Shutdown
-            | Self::ConnectionExpired => Severity::Ordinary,
+            | Self::ConnectionExpired
+            | Self::SubscriptionExpired => Severity::Ordinary,
             Self::Tls
             | Self::Refused
             | Self::Capacity
@@ -226,6 +245,8 @@ impl CloseReason {
             | Self::TooManyRequests
             | Self::InvalidToken
             | Self::BadRequest
+            | Self::Stale
+            | Self::NotAvailable
             | Self::ForceDisconnect
             | Self::ConnectionLimit
             | Self::ChannelLimit

@@ -25,8 +25,8 @@ pub use health::{BrokerPart, Health};
 pub use histogram::{Histogram, SharedHistogram};
 pub use id::{ConnId, Identity, NameError, NodeId, RoomName, UserId};
 pub use limits::{
-    BROKER_EVENTS_MAX, Delivery, DuplicateLogin, LimitError, Limits, READ_BYTES_MAX,
-    TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX,
+    BROKER_EVENTS_MAX, Delivery, DuplicateLogin, GONE_ROOMS_MAX, LimitError, Limits,
+    READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX,
 };
 pub use network::{Network, NetworkError, shown_address};
 pub use origin::{AllowedOrigins, OriginError, OriginPattern};

@@ -87,6 +87,14 @@ impl fmt::Debug for Epoch {
     }
 }
 
+impl Epoch {
+    /// An epoch that no room is ever in.
+    pub const NEVER: Self = Self {
+        text: *b"0000000000000000",
+        len: 16,
+    };
+}
+
 /// A place in a room's numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -103,6 +111,8 @@ pub enum Since {
     Now,
     /// After a position.
     Position(Position),
+    /// After a publication of the epoch that there is.
+    Offset(Offset),
     /// After a time, in milliseconds since 1970.
     Time(u64),
     /// The newest so many first.

@@ -36,6 +36,8 @@ pub struct FollowingTotals {
     pub restarts: Tally,
     /// Publications that were given up without a number.
     pub unnumbered: Tally,
+    /// Words to other nodes that were dropped, as the broker was away or behind.
+    pub unsaid: Tally,
     /// Joins that wait for their room to be known, now.
     pub joins_waiting: Tally,
     /// From taking a publication of this node to having it from the feed, in nanoseconds.
@@ -73,6 +75,7 @@ impl Default for FollowingTotals {
             lost: Tally::default(),
             restarts: Tally::default(),
             unnumbered: Tally::default(),
+            unsaid: Tally::default(),
             joins_waiting: Tally::default(),
             own_deliveries: SharedHistogram::of_times(),
         }

@@ -145,6 +145,10 @@ impl Exec {
         for read in left {
             self.give_up(read);
         }
+        if self.link.is_none() {
+            let dropped = self.waiting.drop_fleeting();
+            self.parts.figures.expired.add(dropped);
+        }
         self.must_wake |= self.inputs.hand_over();
     }
 
@@ -338,11 +342,15 @@ impl Exec {
         signs
     }
 
-    /// Puts requests back. One that nobody could recognise is given up.
+    /// Puts requests back. One that nobody could recognise, or that is worth nothing later, is given
+    /// up.
     fn put_back(&mut self, requests: VecDeque<Pending>) {
         let mut kept = VecDeque::new();
         for pending in requests {
-            if pending.doubt.is_some() && !pending.may_be_repeated() {
+            let is_lost = pending.doubt.is_some() && !pending.may_be_repeated();
+            let is_late = !is_lost && pending.is_fleeting();
+            self.parts.figures.expired.add(u64::from(is_late));
+            if is_lost || is_late {
                 self.give_up(pending);
             } else {
                 kept.push_back(pending);

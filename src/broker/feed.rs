@@ -20,11 +20,12 @@ use super::backoff::Backoff;
 use super::dial::{Dialer, Run, push_parts};
 use super::figures::Figures;
 use super::outputs::Outputs;
-use super::question::shared_of;
+use super::question::{SAID, shared_of};
 use super::repeats::{About, Warnings};
 use super::reply::number;
 use crate::base::{BrokerPart, Epoch, Offset, Position, RoomName};
 use crate::clock;
+use crate::cluster::word::Word;
 use crate::cluster::{Event, NodeId};
 use crate::wire::node::EnvelopeError;
 
@@ -379,6 +380,7 @@ impl Feed {
                 .and_then(number)
                 .map(|generation| Event::LoggedIn { room, generation }),
             Some((b'b', _)) => Some(Event::Broken(room)),
+            Some((b's', _)) => said(room, payload),
             _ => None,
         };
         match event {
@@ -426,4 +428,11 @@ impl Feed {
             format_args!("the feed has brought {what} that cannot be read"),
         );
     }
+}
+
+/// Reads `s` and a word.
+fn said(room: RoomName, payload: &Bytes) -> Option<Event> {
+    let bytes = payload.slice_ref(payload.strip_prefix(SAID)?);
+    Word::decode(&bytes)?;
+    Some(Event::Said { room, bytes })
 }

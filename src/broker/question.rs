@@ -70,7 +70,8 @@ impl Pending {
             | Request::Look { room, .. }
             | Request::Append { room, .. }
             | Request::Forget { room, .. }
-            | Request::Beat { room, .. } => Some(room.clone()),
+            | Request::Beat { room, .. }
+            | Request::Say { room, .. } => Some(room.clone()),
             Request::Claim { user, .. } | Request::Release { user, .. } => {
                 Some(RoomName::personal(user))
             }
@@ -114,8 +115,16 @@ impl Pending {
     pub(super) fn may_overtake(&self) -> bool {
         matches!(
             self.request,
-            Request::Read { .. } | Request::Look { .. } | Request::Beat { .. }
+            Request::Read { .. }
+                | Request::Look { .. }
+                | Request::Beat { .. }
+                | Request::Say { .. }
         )
+    }
+
+    /// Whether it is worth nothing later: it is sent at once or dropped.
+    pub(super) fn is_fleeting(&self) -> bool {
+        matches!(self.request, Request::Say { .. })
     }
 
     /// Whether it may be asked again although it may have been done.
@@ -123,7 +132,7 @@ impl Pending {
         match &self.request {
             // It is not kept, so it could not be recognised.
             Request::Append { shared, key, .. } => shared.is_kept || key.is_some(),
-            Request::Tell { .. } => false,
+            Request::Say { .. } | Request::Tell { .. } => false,
             _ => true,
         }
     }
@@ -152,21 +161,24 @@ impl Pending {
             | Request::Unfollow(_)
             | Request::Beat { .. }
             | Request::Release { .. }
+            | Request::Say { .. }
             | Request::Tell { .. } => return None,
         })
     }
 
     /// Writes the command.
     pub(super) fn write(&self, terms: &Terms, moment: &Moment<'_>, out: &mut Vec<u8>) {
-        if let Request::Tell { node, bytes } = &self.request {
-            let mut message = Vec::with_capacity(1 + bytes.len());
-            message.push(b'a');
-            message.extend_from_slice(bytes);
-            let channel = terms.keys.node(*node);
+        let mut publish = |channel: String, message: Vec<u8>| {
             redis::cmd("PUBLISH")
                 .arg(channel)
                 .arg(message)
                 .write_packed_command(out);
+        };
+        if let Request::Tell { node, bytes } = &self.request {
+            publish(terms.keys.node(*node), [b"a", &**bytes].concat());
+        } else if let Request::Say { room, bytes } = &self.request {
+            let message = [SAID, &**bytes].concat();
+            publish(terms.keys.room(room).feed(), message);
         } else if let Some(command) = self.script(terms, moment) {
             command.write_packed_command(out);
         }
@@ -222,7 +234,7 @@ impl Pending {
                 new_room(&mut command);
                 command.arg(1 + u8::from(moment.is_settled));
                 bounds.write(&mut command);
-                command.arg(meta_ttl);
+                command.arg(meta_ttl).arg(node_text(terms.node).as_str());
                 if let Some(known) = known {
                     let Position { epoch, offset } = known.position;
                     let token = known.token.map_or_else(Vec::new, |token| {
@@ -237,7 +249,7 @@ impl Pending {
                 new_room(&mut command);
                 command.arg(0);
                 bounds.write(&mut command);
-                command.arg(meta_ttl);
+                command.arg(meta_ttl).arg(node_text(terms.node).as_str());
                 command
             }
             Request::Forget { .. } => {
@@ -245,11 +257,16 @@ impl Pending {
                 command.arg(keys.feed());
                 command
             }
-            Request::Beat { members, login, .. } => {
+            Request::Beat {
+                members,
+                watches,
+                login,
+                ..
+            } => {
                 let mut command = begin(&scripts.beat, &keys.of_read());
                 new_room(&mut command);
                 command.arg(meta_ttl).arg(node_text(terms.node).as_str());
-                command.arg(*members).arg(lease);
+                command.arg(*members).arg(lease).arg(u8::from(*watches));
                 if let Some(Login { generation, number }) = login {
                     command.arg(terms.holder(*number)).arg(*generation);
                 }
@@ -271,7 +288,10 @@ impl Pending {
                 command.arg(terms.holder(login.number));
                 command
             }
-            Request::Follow(_) | Request::Unfollow(_) | Request::Tell { .. } => return None,
+            Request::Follow(_)
+            | Request::Unfollow(_)
+            | Request::Say { .. }
+            | Request::Tell { .. } => return None,
         })
     }
 
@@ -289,7 +309,7 @@ impl Pending {
 
     /// Reads the answer.
     pub(super) fn read(&self, value: Value) -> Answer {
-        if let Request::Tell { .. } = self.request {
+        if let Request::Say { .. } | Request::Tell { .. } = self.request {
             return Answer::Done(None);
         }
         let Some(mut parts) = Parts::of(value) else {
@@ -353,6 +373,7 @@ impl Pending {
                 top: position(&mut parts)?,
                 online: parts.number()?,
                 generation: parts.number()?,
+                is_watched: parts.number()? > 0,
             },
             Request::Claim { number, .. } => Event::Claimed {
                 number: *number,
@@ -398,6 +419,9 @@ impl super::keys::RoomKeys {
     }
 }
 
+/// What stands before a word in the feed of a room.
+pub(super) const SAID: &[u8] = b"s ";
+
 /// How long a release waits: after so long, the lease has ended by itself.
 const RELEASE_WAIT: Duration = Duration::from_secs(30);
 
@@ -437,6 +461,7 @@ fn snapshot(parts: &mut Parts) -> Option<Snapshot> {
     let unix_ms = parts.number()?;
     let online = parts.number()?;
     let generation = parts.number()?;
+    let is_watched = parts.number()? > 0;
     let mut entries = parts.list()?;
     let mut publications = Vec::new();
     while let Some(mut entry) = entries.list() {
@@ -460,6 +485,7 @@ fn snapshot(parts: &mut Parts) -> Option<Snapshot> {
         publications,
         online,
         generation,
+        is_watched,
     })
 }
 

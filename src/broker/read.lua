@@ -1,29 +1,33 @@
 -- What a room is, and what is kept of it after a position. To follow it (`is_read`), a room that
 -- there is not begins, one that is not what it was begins anew, and one that nobody has found to be what
 -- it was under this run goes on in another epoch, with its count and its history.
--- Returns {'ok', epoch, offset, first, complete since, began, time, online, generation, entries},
--- {'none'}, or {'wait'} if it is too soon to say whether the room is what it was.
+-- Returns {'ok', epoch, offset, first, complete since, began, time, online, generation, watched,
+-- entries}, {'none'}, or {'wait'} if it is too soon to say whether the room is what it was. Shares of
+-- nodes, and `watched`, are as in `beat.lua`.
 
 local meta, history, nodes = KEYS[1], KEYS[2], KEYS[3]
 local feed, run, epoch = ARGV[1], ARGV[2], ARGV[3]
 -- 0: to look at it; 1: to follow it; 2: the same, when the run is settled.
 local is_read, is_settled = ARGV[4] ~= '0', ARGV[4] == '2'
 local count_max, bytes_max, ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local meta_ttl = ARGV[8]
+local meta_ttl, node = ARGV[8], ARGV[9]
 -- Of the position that is known, if one is; the token may be empty.
-local known_epoch, known_offset, known_token = ARGV[9], tonumber(ARGV[10] or '0'), ARGV[11]
+local known_epoch, known_offset, known_token = ARGV[10], tonumber(ARGV[11] or '0'), ARGV[12]
 
 local room = load(meta)
 if not room and not is_read then
   return { 'none' }
 end
 local length = redis.call('XLEN', history)
-local online = 0
-local shares = redis.call('HVALS', nodes)
-for _, share in ipairs(shares) do
-  local count, expiry = string.match(share, '^(%d+) (%d+)$')
+local online, watched = 0, '0'
+local shares = redis.call('HGETALL', nodes)
+for index = 1, #shares, 2 do
+  local mark, count, expiry = string.match(shares[index + 1], '^(0?)(%d+) (%d+)$')
   if count and tonumber(expiry) > now then
     online = online + tonumber(count)
+    if mark == '0' and shares[index] ~= node then
+      watched = '1'
+    end
   end
 end
 
@@ -83,4 +87,4 @@ else
   from = digits(before + 1) .. '-0'
 end
 return { 'ok', room.e, digits(room.o), digits(before + 1), digits(complete_since), digits(room.n), digits(now),
-  digits(online), digits(room.g), redis.call('XRANGE', history, from, '+') }
+  digits(online), digits(room.g), watched, redis.call('XRANGE', history, from, '+') }

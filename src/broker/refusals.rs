@@ -84,6 +84,7 @@ mod tests {
         Request::Beat {
             room: RoomName::control(),
             members,
+            watches: false,
             login: None,
         }
     }

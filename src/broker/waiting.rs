@@ -36,6 +36,8 @@ pub(super) struct Waiting {
     queue: VecDeque<Pending>,
     /// Those that count.
     counted: usize,
+    /// Those that are worth nothing later.
+    fleeting: usize,
     /// The rooms whose reads wait, and up to where each is known to who asked last.
     reads: HashMap<RoomName, Option<Known>>,
     /// Claims that were never sent, until they are released. A shard releases each that it was told
@@ -58,6 +60,7 @@ impl Waiting {
         Self {
             queue: VecDeque::new(),
             counted: 0,
+            fleeting: 0,
             reads: HashMap::new(),
             unsent: HashSet::new(),
             sweep_at: now,
@@ -97,7 +100,7 @@ impl Waiting {
 
     pub(super) fn pop(&mut self) -> Option<Pending> {
         let mut pending = self.queue.pop_front()?;
-        self.counted -= usize::from(pending.is_counted());
+        self.discount(&pending);
         if let Request::Read { room, known } = &mut pending.request
             && let Some(latest) = self.reads.remove(room)
         {
@@ -106,9 +109,15 @@ impl Waiting {
         Some(pending)
     }
 
+    fn discount(&mut self, pending: &Pending) {
+        self.counted -= usize::from(pending.is_counted());
+        self.fleeting -= usize::from(pending.is_fleeting());
+    }
+
     /// One waits, again or for the first time.
     fn note(&mut self, pending: &Pending) {
         self.counted += usize::from(pending.is_counted());
+        self.fleeting += usize::from(pending.is_fleeting());
         match &pending.request {
             Request::Read { room, known } => {
                 let earlier = self.reads.insert(room.clone(), *known);
@@ -144,13 +153,23 @@ impl Waiting {
         let mut over = Vec::new();
         for pending in mem::take(&mut self.queue) {
             if pending.is_over(now) {
-                self.counted -= usize::from(pending.is_counted());
+                self.discount(&pending);
                 over.push(pending);
             } else {
                 self.queue.push_back(pending);
             }
         }
         over
+    }
+
+    /// Takes out what is worth nothing later; returns how many there were.
+    pub(super) fn drop_fleeting(&mut self) -> u64 {
+        let dropped = mem::take(&mut self.fleeting);
+        if dropped > 0 {
+            self.queue.retain(|pending| !pending.is_fleeting());
+            self.counted -= dropped;
+        }
+        dropped as u64
     }
 
     /// Takes out the reads of rooms that are left: of each, those among its first so many requests.
@@ -471,6 +490,37 @@ mod tests {
         assert_eq!(over, [1]);
         let (written, over, _) = taken(&mut waiting, at(2000));
         assert_eq!((written, over), (vec![], vec![2]));
+    }
+
+    #[test]
+    fn a_word_passes_what_waits_and_is_dropped_alone() {
+        let say = || {
+            let bytes = bytes::Bytes::from_static(b"x");
+            let room = room("a");
+            Pending::new(
+                0,
+                Request::Say { room, bytes },
+                at(0),
+                Duration::from_secs(1),
+            )
+        };
+        let mut waiting = Waiting::new(at(0));
+        let mut first = forget("a", 1, at(0));
+        first.not_before = Some(at(10));
+        for pending in [first, say(), forget("a", 2, at(0)), read("a")] {
+            waiting.push(pending);
+        }
+        let (_, _, sent) = taken(&mut waiting, at(1));
+        assert_eq!(sent.iter().filter(|one| one.is_fleeting()).count(), 1);
+        waiting.put_back(sent);
+        assert_eq!((waiting.len(), waiting.counted), (4, 3));
+        assert_eq!(waiting.drop_fleeting(), 1);
+        assert_eq!(waiting.drop_fleeting(), 0);
+        assert_eq!((waiting.len(), waiting.counted), (3, 2));
+        assert!(waiting.sweep(at(1000)).is_empty());
+        waiting.push(say());
+        assert_eq!(waiting.sweep(at(1001)).len(), 3, "with its time");
+        assert_eq!(waiting.drop_fleeting(), 0);
     }
 
     #[test]

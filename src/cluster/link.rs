@@ -595,6 +595,7 @@ mod tests {
                     online: 0,
                     began: Offset(0),
                     generation: 0,
+                    is_watched: false,
                 };
                 let Some(catch) = link.handle_read(snapshot) else {
                     return "-".into();

@@ -2,7 +2,8 @@
 //! what a node concludes from what it hears.
 //!
 //! Owns: the questions a shard asks of the broker ([`Request`]), what the broker answers and tells
-//! unasked ([`Event`]), and the rules by which a room follows its numbering ([`link`]).
+//! unasked ([`Event`]), the rules by which a room follows its numbering ([`link`]), and what nodes
+//! say to each other beside it ([`word`]).
 //! Never: names a broker, a thread or a clock.
 //!
 //! What a broker has to promise:
@@ -16,8 +17,14 @@
 //!   out in their order.
 //! - An epoch names one numbering for ever: a broker that may have forgotten publications that it
 //!   told of begins another.
+//! - What is to be said ([`Request::Say`]) is told at most once to each node that follows the room,
+//!   in the order in which one node says it, and to nobody who does not follow. It is no part of what
+//!   is complete: it may be lost at any time, and is dropped rather than kept waiting.
+//! - Whether another node watches a room is known to a beat or a read that is asked for after the
+//!   beat of that node was carried out.
 
 pub mod link;
+pub mod word;
 
 use std::sync::Arc;
 
@@ -91,6 +98,8 @@ pub struct Snapshot {
     pub online: u64,
     /// The number of the last login, in the room of a user.
     pub generation: u64,
+    /// Whether another node has members who want to be told who joins and who leaves.
+    pub is_watched: bool,
 }
 
 /// A shard to the broker.
@@ -141,6 +150,8 @@ pub enum Request {
         room: RoomName,
         /// Connections of this node in it; with none, this node's share is taken out.
         members: u32,
+        /// Whether some of them want to be told who joins and who leaves.
+        watches: bool,
         /// The login that this node holds in the room of a user, to be held on to.
         login: Option<Login>,
     },
@@ -161,6 +172,14 @@ pub enum Request {
         user: UserId,
         /// The login.
         login: Login,
+    },
+    /// Say something to all who follow a room, this node too: their [`Event::Said`]. It may be lost,
+    /// and is dropped if it cannot be sent at once. Not answered.
+    Say {
+        /// The room.
+        room: RoomName,
+        /// What, as [`word::Word`] writes it.
+        bytes: Bytes,
     },
     /// An answer for another node: its [`Event::Told`]. It may be lost.
     Tell {
@@ -216,6 +235,13 @@ pub enum Event {
     },
     /// A room has been forgotten, or begun anew: it must be read again.
     Broken(RoomName),
+    /// A node has said something in a room: this one or another.
+    Said {
+        /// The room.
+        room: RoomName,
+        /// What, as [`word::Word`] writes it.
+        bytes: Bytes,
+    },
     /// What was to be read.
     Read {
         /// The room.
@@ -263,6 +289,8 @@ pub enum Event {
         online: u64,
         /// The last login of the user, in the room of one.
         generation: u64,
+        /// Whether another node has members who want to be told who joins and who leaves.
+        is_watched: bool,
     },
     /// What became of a claim.
     Claimed {

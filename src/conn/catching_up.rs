@@ -31,8 +31,12 @@ impl Connection {
     /// A room was joined, and the connection has to catch up with it. If it `is_doomed` it will be
     /// closed instead as soon as it is open.
     pub fn add_missed(&mut self, missed: Missed, is_doomed: bool) {
-        if let Phase::Joining(joining) = &mut self.phase {
-            let open = &mut joining.open;
+        let open = match &mut self.phase {
+            Phase::Joining(joining) => Some(&mut joining.open),
+            Phase::Open(open) => Some(open),
+            _ => None,
+        };
+        if let Some(open) = open {
             open.catch_up
                 .get_or_insert_default()
                 .rooms
@@ -46,7 +50,7 @@ impl Connection {
 
     /// The next room to catch up with, while the connection is open.
     pub fn next_missed_mut(&mut self) -> Option<&mut Missed> {
-        if !self.flags.is_catching_up {
+        if !self.flags.is_catching_up || self.flags.is_connecting {
             return None;
         }
         self.open_mut()?.catch_up.as_mut()?.rooms.last_mut()

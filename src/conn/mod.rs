@@ -24,6 +24,7 @@ pub mod pressure;
 pub mod quota;
 mod reading;
 pub mod send_queue;
+pub mod session;
 mod writing;
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ pub use self::http::{Body, HeadTimeout};
 use self::peer::Peer;
 use self::quota::Quota;
 use self::send_queue::SendQueue;
+use self::session::Session;
 pub use self::writing::AfterDrain;
 use crate::base::{CloseReason, ConnId, Identity, Instant, Limits, RoomName, Since};
 use crate::wire::frame;
@@ -144,6 +146,8 @@ pub struct Open {
     pub quota: Quota,
     /// When its token runs out.
     pub expires_at: Option<Instant>,
+    /// What it needs that speaks by commands.
+    pub session: Option<Box<Session>>,
 }
 
 /// What the messages of a WebSocket are for.
@@ -215,6 +219,8 @@ struct Flags {
     is_backlogged: bool,
     /// It is counted among those of its peer's address.
     is_counted: bool,
+    /// The answer to its first command waits for rooms; what is queued goes out behind it.
+    is_connecting: bool,
 }
 
 impl Purpose {
@@ -346,6 +352,7 @@ impl Connection {
     /// Moves on to closing. `is_heard` when the peer has closed too, so that nothing more is
     /// expected of it. Does nothing if the connection is closing or closed.
     pub fn start_closing(&mut self, reason: CloseReason, deadline: Instant, is_heard: bool) {
+        self.flags.is_connecting = false;
         if !self.is_ending() {
             self.phase = Phase::Closing {
                 reason,
@@ -377,6 +384,7 @@ impl Connection {
             _ => reason,
         };
         self.phase = Phase::Closed(reason, self.identity().cloned());
+        self.flags.is_connecting = false;
         self.queue.clear();
         self.flags.is_held = false;
         true
@@ -423,6 +431,48 @@ impl Connection {
             Phase::Open(open) => Some(open),
             _ => None,
         }
+    }
+
+    /// It has said who it is, in a WebSocket that was open before.
+    pub fn set_identity(&mut self, identity: Option<Arc<Identity>>) {
+        if let Phase::Open(open) = &mut self.phase
+            && let Purpose::Rooms {
+                identity: known, ..
+            } = &mut open.purpose
+        {
+            *known = identity;
+        }
+    }
+
+    /// Whether what is queued waits for the answer to its first command.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.flags.is_connecting
+    }
+
+    /// Sets whether what is queued waits for the answer to its first command.
+    pub fn set_connecting(&mut self, is_connecting: bool) {
+        self.flags.is_connecting = is_connecting;
+    }
+
+    /// How it receives, if it is for rooms.
+    #[must_use]
+    pub fn form(&self) -> Option<WireForm> {
+        match self.purpose() {
+            Some(Purpose::Rooms { form, .. }) => Some(*form),
+            _ => None,
+        }
+    }
+
+    /// What it needs that speaks by commands, while it is open.
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        self.open_mut()?.session.as_deref_mut()
+    }
+
+    /// The same, to look at.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        self.open()?.session.as_deref()
     }
 
     /// The address that it comes from: the client's where a proxy has named it, with port 0 if the
@@ -522,10 +572,11 @@ impl Connection {
             }
             Phase::Open(open) => {
                 let write = self.write_deadline(limits);
-                [write, open.heartbeat.next_deadline(limits), open.expires_at]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let clock = match &open.session {
+                    Some(session) => session.next_deadline(),
+                    None => open.heartbeat.next_deadline(limits),
+                };
+                [write, clock, open.expires_at].into_iter().flatten().min()
             }
             // A call that was begun is answered by others, and always.
             Phase::Calling { .. } | Phase::Closed(..) => None,

@@ -2,6 +2,7 @@
 
 use super::pressure::Level;
 use super::send_queue::SendQueue;
+use super::session::Session;
 use super::{Connection, InFlight, Open, Phase, Purpose};
 use crate::base::{CloseReason, Instant, Limits};
 use crate::wire::frame::Payload;
@@ -17,7 +18,12 @@ impl Connection {
             | Phase::Answering { .. }
             | Phase::Joining(_)
             | Phase::Closed(..) => false,
-            Phase::Open(open) => open.inbound.is_drained() && self.may_poll(open, limits),
+            Phase::Open(open) => {
+                let session = open.session.as_deref();
+                open.inbound.is_drained()
+                    && !session.is_some_and(Session::has_commands)
+                    && self.may_poll(open, limits)
+            }
         }
     }
 
@@ -36,6 +42,10 @@ impl Connection {
             || (messages > 0 && bytes >= limits.inbound_bytes_max())
         {
             return false;
+        }
+        if let Some(session) = &open.session {
+            // Who does not read its answers is not read.
+            return !session.is_busy() && self.queue.level().bytes <= limits.outbound_bytes_max / 2;
         }
         match open.purpose {
             Purpose::Rooms { .. } => true,

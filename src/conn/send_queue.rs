@@ -113,6 +113,32 @@ impl SendQueue {
         self.has_preamble = true;
     }
 
+    /// Puts frames that hold no publication ahead of all others, but for the answer to an upgrade. Of
+    /// the others nothing may have been written.
+    pub fn push_first(&mut self, frames: &Arc<Frames>) {
+        let end = frames.bytes().len() as u32;
+        if self.has_close || end == 0 {
+            return;
+        }
+        self.level.bytes += end as usize;
+        let first = Entry {
+            frames: Arc::clone(frames),
+            start: 0,
+            end,
+            publications: 0,
+        };
+        let behind = if self.has_preamble {
+            Some(first)
+        } else {
+            debug_assert!(self.front.as_ref().is_none_or(|front| front.start == 0));
+            self.frame_end = 0;
+            self.front.replace(first)
+        };
+        if let Some(behind) = behind {
+            self.rest.get_or_insert_default().0.push_front(behind);
+        }
+    }
+
     /// Queues a ping, unless one is waiting already.
     pub fn push_ping(&mut self) {
         if !self.has_close && self.ping == Ping::None {

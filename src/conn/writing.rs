@@ -17,8 +17,8 @@ pub enum AfterDrain {
 }
 
 impl Connection {
-    /// Whether the hub may ask for it to be written to: not before all rooms are joined, and not
-    /// while its socket is full.
+    /// Whether the hub may ask for it to be written to: not before all rooms are joined that its
+    /// first answer waits for, and not while its socket is full.
     #[must_use]
     pub fn may_flush(&self) -> bool {
         !self.is_blocked() && self.has_unwritten()
@@ -33,7 +33,7 @@ impl Connection {
     /// Whether its socket is known to take nothing now.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.flags.is_blocked || self.is_joining()
+        self.flags.is_blocked || self.flags.is_connecting || self.is_joining()
     }
 
     /// Sets whether it is in the list of connections to write to; returns what it was.

@@ -37,6 +37,7 @@ pub(super) fn render(sources: &Sources, hub: &HubCounters, turning: &LoopFigures
             expiry.load(Ordering::Relaxed),
         );
     }
+    put_commands(&mut text, hub);
     put_traffic(&mut text, sources, hub);
     put_loop(&mut text, hub, turning);
     put_process(&mut text, sources, hub);
@@ -143,6 +144,21 @@ fn put_comings_and_goings(text: &mut Exposition, hub: &HubCounters, turning: &Lo
                 .iter()
                 .map(|(code, count)| (close_code(*code), count)),
         );
+}
+
+fn put_commands(text: &mut Exposition, hub: &HubCounters) {
+    text.counters(
+        "commands_total",
+        "Commands of clients on /connection/websocket, answers to pings included.",
+        "method",
+        &hub.commands,
+    )
+    .counters(
+        "command_errors_total",
+        "Commands of clients that came to an error.",
+        "code",
+        &hub.command_errors,
+    );
 }
 
 fn put_traffic(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
@@ -443,7 +459,7 @@ fn put_requests(text: &mut Exposition, shards: &ShardTotals, source: &BrokerSour
     .counter(
         "cluster_requests_expired_total",
         "Requests given up because their time was over.",
-        broker.expired.get(),
+        broker.expired.get() + shards.following().unsaid.get(),
     )
     .counter(
         "cluster_requests_refused_total",

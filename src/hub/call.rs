@@ -12,7 +12,7 @@ mod command;
 
 use self::command::{Command, Found, Todo};
 use crate::base::{ConnId, Glob, Instant, NodeId, RoomName};
-use crate::exchange::{CallKey, CallPart, RoomAsk};
+use crate::exchange::{CallKey, CallPart, Reader, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, answer, batch_answer};
 use crate::wire::api::relay::{self, Part, Question};
 use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX};
@@ -23,6 +23,8 @@ use crate::wire::frame::Payload;
 pub(super) enum Caller {
     /// The peer of a connection.
     Conn(ConnId),
+    /// A client that speaks by commands: this one of them asks.
+    Client { conn: ConnId, command: u32 },
     /// The program around the daemon, which knows the call by this number.
     Program {
         number: u64,
@@ -106,6 +108,8 @@ pub(super) struct Setting {
     pub(super) workers: usize,
     /// Whether other nodes have a part in it.
     pub(super) in_cluster: bool,
+    /// For whom.
+    pub(super) reader: Reader,
 }
 
 /// Who gets a message that is no publication of a room.
@@ -428,6 +432,7 @@ mod tests {
     use crate::wire::api::answer::Page;
 
     const ALONE: Setting = Setting {
+        reader: Reader::BackEnd,
         workers: 2,
         in_cluster: false,
     };

@@ -452,6 +452,11 @@ impl<S> Hub<S> {
             }
         }
         match call.caller {
+            Caller::Client { conn, command } => {
+                let method = call.outcomes().find_map(|(method, _)| method);
+                let method = method.map_or("", ApiMethod::name);
+                self.answer_client(now, (conn, command), method, call.into_outcome());
+            }
             Caller::Conn(id) => self.respond(now, id, &call.into_outcome(), has_reserved),
             Caller::Node { node, number } => {
                 let reply = match call.into_outcome() {
@@ -538,6 +543,13 @@ impl<S> Hub<S> {
         let Some(Purpose::Rooms { form, .. }) = conn.open().map(|open| &open.purpose) else {
             return false;
         };
+        // Nothing comes before it is connected.
+        if conn
+            .session()
+            .is_some_and(|session| !session.is_connected())
+        {
+            return false;
+        }
         let frames = &forms[form.index()];
         let more = Level {
             bytes: frames.bytes().len(),

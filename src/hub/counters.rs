@@ -40,6 +40,10 @@ pub struct HubCounters {
     /// Calls of the API by method and by the code of the error that they came to, 0 for none; what
     /// could not be read has no method.
     pub api_outcomes: BTreeMap<(&'static str, u16), u64>,
+    /// Commands of clients that speak by them, by method.
+    pub commands: BTreeMap<&'static str, u64>,
+    /// Commands that came to an error, by its code.
+    pub command_errors: BTreeMap<u16, u64>,
     /// Connections ended, by [`CloseReason::index`].
     pub closes: [u64; CloseReason::ALL.len()],
     /// WebSockets ended, by the code of the close frame with which they were ended: 0 where none was
@@ -84,6 +88,16 @@ impl HubCounters {
         *self.refusals.entry(reason).or_default() += 1;
     }
 
+    /// A client has sent a command.
+    pub(super) fn count_command(&mut self, method: &'static str) {
+        *self.commands.entry(method).or_default() += 1;
+    }
+
+    /// It came to an error.
+    pub(super) fn count_command_error(&mut self, code: u16) {
+        *self.command_errors.entry(code).or_default() += 1;
+    }
+
     /// A WebSocket has ended that was sent this close code, and had sent none itself; 0 for none.
     pub(super) fn count_close_code(&mut self, code: u16) {
         let is_known = matches!(code, 0 | 1000 | 1001)
@@ -112,6 +126,8 @@ impl Default for HubCounters {
             api_calls: BTreeMap::new(),
             api_errors: BTreeMap::new(),
             api_outcomes: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            command_errors: BTreeMap::new(),
             closes: [0; CloseReason::ALL.len()],
             close_codes: BTreeMap::new(),
             received_messages: 0,

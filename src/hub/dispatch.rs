@@ -4,7 +4,7 @@ use super::replay::Joined;
 use super::{Event, Hub, bound, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now};
 use crate::conn::Purpose;
-use crate::exchange::{Effect, Job};
+use crate::exchange::{Effect, Job, Terms};
 use crate::wire::websocket::InputEnd;
 
 impl<S> Hub<S> {
@@ -26,6 +26,7 @@ impl<S> Hub<S> {
                 owed_after,
                 is_incomplete,
                 frames,
+                result,
             } => {
                 let joined = Joined {
                     room,
@@ -35,14 +36,20 @@ impl<S> Hub<S> {
                     owed_after,
                     is_incomplete,
                     frames,
+                    result,
                 };
                 self.joined(now, conn, joined);
                 1
             }
-            Effect::JoinRefused { conn, reason } => {
-                self.refuse_joining_plainly(now, conn, reason);
+            Effect::JoinRefused { conn, room, reason } => {
+                if self.is_session(conn) {
+                    self.refuse_subscription(now, conn, &room, reason);
+                } else {
+                    self.refuse_joining_plainly(now, conn, reason);
+                }
                 1
             }
+            Effect::PresenceChanged { room, told } => 1 + self.tell_watchers(&room, &told),
             Effect::Replayed {
                 conn,
                 room,
@@ -55,12 +62,11 @@ impl<S> Hub<S> {
                 1
             }
             Effect::PublishRefused { origin, reason } => {
-                self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
-                self.close(now, origin.conn, reason);
+                self.refuse_publication(now, origin, reason);
                 1
             }
             Effect::Published { origin } => {
-                self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
+                self.acknowledge(now, &[origin]);
                 1
             }
             Effect::Interrupted { room, last, told } => 1 + self.interrupt(now, &room, last, &told),
@@ -110,6 +116,7 @@ impl<S> Hub<S> {
         if entry.conn.is_joining() {
             self.ask_for_rooms(id);
         } else {
+            self.ask_for_subscriptions(id);
             self.catch_up(id);
             self.read_messages(now, id, MESSAGES_PER_TURN_IN_LINE);
             self.resume(id);
@@ -138,6 +145,7 @@ impl<S> Hub<S> {
                 form,
                 since,
                 identity,
+                terms: Terms::default(),
             };
             self.jobs.push(worker, job);
         }
@@ -152,6 +160,9 @@ impl<S> Hub<S> {
         let conn = &mut entry.conn;
         if matches!(conn.purpose(), Some(Purpose::Echo)) {
             return self.echo_messages(now, id);
+        }
+        if conn.session().is_some() {
+            return self.read_commands(now, id, budget);
         }
         let mut taken = 0;
         let mut input_end = None;
@@ -193,6 +204,7 @@ impl<S> Hub<S> {
                     }
                     let job = Job::Publish {
                         origin: id,
+                        command: 0,
                         room: room.clone(),
                         identity: identity.clone(),
                         payload,
@@ -228,6 +240,18 @@ impl<S> Hub<S> {
         }
     }
 
+    /// Another connection of its user has taken the place of this one, if it is open.
+    pub(super) fn close_replaced(&mut self, now: Now, id: ConnId) {
+        let conn = self.table.get(id);
+        let is_in = conn.is_some_and(|conn| match conn.session() {
+            Some(session) => session.is_connected(),
+            None => conn.open().is_some(),
+        });
+        if is_in {
+            self.close(now, id, CloseReason::ConnectionLimit);
+        }
+    }
+
     /// The WebSocket begins: what is queued may go out, what came behind the head is read.
     pub(super) fn open_up(&mut self, now: Now, id: ConnId) {
         let Some(entry) = self.table.get_mut(id) else {
@@ -249,13 +273,7 @@ impl<S> Hub<S> {
         self.wheel.cancel(id.slot);
         self.arm(id);
         for before in replaced {
-            let is_open = self
-                .table
-                .get(before)
-                .is_some_and(|conn| conn.open().is_some());
-            if is_open {
-                self.close(now, before, CloseReason::ConnectionLimit);
-            }
+            self.close_replaced(now, before);
         }
         if let Some(reason) = doom {
             self.close(now, id, reason);

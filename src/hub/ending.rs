@@ -75,6 +75,10 @@ impl<S> Hub<S> {
                 deadline = deadline.max(now.instant + self.limits.write_timeout);
             }
         }
+        if conn.is_connecting() {
+            // What has waited for the answer to its first command.
+            conn.queue.drop_backlog();
+        }
         if is_json {
             conn.queue.push_whole(&raw::closing(code, text, retry_ms));
             conn.push_close(code, text);
@@ -84,8 +88,7 @@ impl<S> Hub<S> {
         self.start_closing(id, reason, deadline, false);
     }
 
-    /// Acts on the end of the input: at once, since every echo is queued already and what was
-    /// published needs its publisher no more.
+    /// Acts on the end of the input: when the outcome of every message before it is known.
     pub(super) fn finish_input(&mut self, now: Now, id: ConnId, end: InputEnd) {
         let Some(entry) = self.table.get_mut(id) else {
             return;
@@ -93,6 +96,12 @@ impl<S> Hub<S> {
         let conn = &mut entry.conn;
         match end {
             InputEnd::Failed(reason) => self.close(now, id, reason),
+            InputEnd::Closed(echo) if conn.in_flight() > 0 => {
+                // What has come before it may yet be refused, and its sender told so.
+                if let Some(open) = conn.open_mut() {
+                    open.inbound.put_back_end(InputEnd::Closed(echo));
+                }
+            }
             InputEnd::Closed(echo) => {
                 if !matches!(conn.purpose(), Some(Purpose::Echo)) {
                     // Who leaves a room does not wait for what it had to say.
@@ -196,6 +205,9 @@ impl<S> Hub<S> {
         if expires_at.is_some_and(|expiry| expiry <= now.instant) {
             self.close(now, id, CloseReason::ConnectionExpired);
             return;
+        }
+        if conn.session().is_some() {
+            return self.look_at_session(now, id);
         }
         let is_reading = conn.is_reading(&self.limits);
         loop {

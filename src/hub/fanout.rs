@@ -8,10 +8,11 @@ use super::{Hub, bound, mark_dirty};
 use crate::base::{CloseReason, ConnId, Delivery, Now, Offset, RoomName};
 use crate::conn::Connection;
 use crate::conn::pressure::{Level, Verdict, judge};
+use crate::conn::send_queue::SendQueue;
 use crate::exchange::Broadcast;
 use crate::room::members::{Member, Members};
 use crate::wire::frame::Frames;
-use crate::wire::raw;
+use crate::wire::raw::{self, WireForm};
 
 /// What became of publications that a member was offered.
 enum Offer {
@@ -71,9 +72,7 @@ impl<S> Hub<S> {
         for id in slow {
             self.close(now, id, CloseReason::Slow);
         }
-        for origin in broadcast.origins.iter().filter(|one| !one.is_answered) {
-            self.answered(now, origin.conn, (1, origin.payload_bytes as usize));
-        }
+        self.acknowledge(now, &broadcast.origins);
         members_len
     }
 
@@ -101,7 +100,7 @@ impl<S> Hub<S> {
                 // What it was not told yet comes before what comes now.
                 if member.skipped > 0 {
                     let skipped = u64::from(std::mem::take(&mut member.skipped));
-                    conn.queue.push_whole(&raw::skipped(name, skipped));
+                    push_skipped(&mut conn.queue, member.form, name, skipped);
                 }
                 conn.queue.push_whole(told);
                 mark_dirty(conn, &mut self.dirty);
@@ -110,7 +109,7 @@ impl<S> Hub<S> {
             }
         }
         for id in closed {
-            self.close(now, id, CloseReason::InsufficientState);
+            self.lose_room(now, id, name);
         }
         members_len
     }
@@ -128,12 +127,16 @@ impl<S> Hub<S> {
 /// Queues what a member is to be told of skips, and forgets them.
 pub(super) fn push_skips(members: &mut Members, conn: &mut Connection) {
     members.take_skips(conn.id.slot, |room, skipped, form| {
-        // A raw member cannot be told in band; its count stands in the log and the metrics.
-        if form.is_json() {
-            conn.queue
-                .push_whole(&raw::skipped(room, u64::from(skipped)));
-        }
+        push_skipped(&mut conn.queue, form, room, u64::from(skipped));
     });
+}
+
+/// Queues what a member is to be told of skips in a room. A raw member cannot be told in band; its
+/// count stands in the log and the metrics.
+pub(super) fn push_skipped(queue: &mut SendQueue, form: WireForm, room: &RoomName, count: u64) {
+    if let Some(told) = raw::skipped(form, room, count) {
+        queue.push_whole(&told);
+    }
 }
 
 /// Queues publications for one member, if its queue has room.
@@ -177,9 +180,9 @@ fn offer(
             Offer::Skipped(count)
         }
         Verdict::Keep => {
-            if member.skipped > 0 && member.form.is_json() {
+            if member.skipped > 0 && member.form.tells_skips() {
                 let skipped = u64::from(std::mem::take(&mut member.skipped));
-                conn.queue.push_whole(&raw::skipped(room, skipped));
+                push_skipped(&mut conn.queue, member.form, room, skipped);
             }
             conn.queue.push(frames, count as u32);
             conn.traffic.deliveries += count as u64;

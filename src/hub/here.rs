@@ -5,11 +5,16 @@ use std::collections::HashSet;
 
 use super::Hub;
 use super::calls::{Inquiry, NodeFigures};
-use crate::base::{CloseReason, ConnId, Now, RoomName, shown_address};
+use super::renewing::Expiry;
+use crate::base::{CloseReason, ConnId, Epoch, Now, Position, RoomName, Since, shown_address};
+use crate::conn::session::{Asker, Subscription};
 use crate::conn::{Connection, Purpose};
 use crate::exchange::CallPart;
 use crate::wire::api::answer::{ApiReply, ApiResult, ConnectionRow, NodeRow, Page};
-use crate::wire::api::{ApiCall, ApiCode, ConnectionsOf, Target, client_here, client_name};
+use crate::wire::api::{
+    ApiCall, ApiCode, ConnectionsOf, Refresh, Subscribe, Target, client_here, client_name,
+};
+use crate::wire::centrifugo::push;
 
 impl<S> Hub<S> {
     /// Answers what needs no worker; `None` if the shell is to answer.
@@ -37,6 +42,18 @@ impl<S> Hub<S> {
                 self.unsubscribe_all(&target, &channel);
                 ApiResult::Done
             }
+            ApiCall::Subscribe {
+                channel,
+                target,
+                subscribe,
+            } => {
+                self.subscribe_all(now, &target, &channel, &subscribe);
+                ApiResult::Done
+            }
+            ApiCall::Refresh { target, refresh } => {
+                self.refresh_all(now, &target, refresh);
+                ApiResult::Done
+            }
             ApiCall::Connections { of, limit } => {
                 ApiResult::Connections(self.connection_rows(now, &of, limit))
             }
@@ -55,6 +72,12 @@ impl<S> Hub<S> {
                 reason,
             } => self.disconnect(now, &target, &whitelist, (code, &reason)),
             ApiCall::Unsubscribe { channel, target } => self.unsubscribe_all(&target, &channel),
+            ApiCall::Subscribe {
+                channel,
+                target,
+                subscribe,
+            } => self.subscribe_all(now, &target, &channel, &subscribe),
+            ApiCall::Refresh { target, refresh } => self.refresh_all(now, &target, refresh),
             _ => debug_assert!(false, "an order that no node gives the hub"),
         }
     }
@@ -85,6 +108,37 @@ impl<S> Hub<S> {
         }
     }
 
+    /// Makes clients that speak by commands members of a room. Others chose theirs when they came.
+    fn subscribe_all(&mut self, now: Now, target: &Target, room: &RoomName, how: &Subscribe) {
+        let since = match &how.since {
+            None => Since::Now,
+            Some(since) => {
+                let offset = since.offset;
+                let epoch = since.epoch.as_deref();
+                epoch.map_or(Since::Offset(offset), |epoch| {
+                    let epoch = Epoch::new(epoch).unwrap_or(Epoch::NEVER);
+                    Since::Position(Position { epoch, offset })
+                })
+            }
+        };
+        for id in self.targets(target) {
+            let mut subscription = Subscription::asked_by(Asker::BackEnd);
+            subscription.data = how.data.clone();
+            subscription.expires_at = Expiry::of(now, how.expires_unix_s).at;
+            self.subscribe_client(id, room.clone(), since, subscription);
+        }
+    }
+
+    /// Sets when connections end.
+    fn refresh_all(&mut self, now: Now, target: &Target, refresh: Refresh) {
+        for id in self.targets(target) {
+            match refresh {
+                Refresh::Expired => self.close(now, id, CloseReason::ConnectionExpired),
+                Refresh::Until(unix_s) => self.renew_connection(now, id, unix_s),
+            }
+        }
+    }
+
     /// The connections that are meant, those that are WebSockets or about to be.
     fn targets(&self, target: &Target) -> Vec<ConnId> {
         let (user, client) = match target {
@@ -103,8 +157,18 @@ impl<S> Hub<S> {
             .collect()
     }
 
-    /// Takes a connection out of a room.
+    /// Takes a connection out of a room, and tells one that can be told.
     fn unsubscribe(&mut self, id: ConnId, room: &RoomName) {
+        let Some(session) = self.session_mut(id) else {
+            return self.take_out(id, room);
+        };
+        if !session.renounce(room) {
+            self.unsubscribe_client(id, room, push::UNSUBSCRIBED);
+        }
+    }
+
+    /// Takes a connection out of a room.
+    pub(super) fn take_out(&mut self, id: ConnId, room: &RoomName) {
         if self.table.get(id).is_none() {
             return;
         }

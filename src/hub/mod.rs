@@ -24,6 +24,7 @@ mod admission;
 mod api;
 mod call;
 mod calls;
+mod commands;
 mod counters;
 mod dispatch;
 mod drain;
@@ -39,9 +40,11 @@ mod latency;
 mod nodes;
 mod pages;
 mod proxies;
+mod renewing;
 mod replay;
 mod reports;
 mod requests;
+mod sessions;
 mod shell;
 mod table;
 mod users;
@@ -72,6 +75,7 @@ use crate::conn::send_queue::SendQueue;
 use crate::conn::{AfterDrain, Connection, Entrance};
 use crate::exchange::Job;
 use crate::room::members::Members;
+use crate::wire::centrifugo::push;
 use crate::wire::frame::{Frames, Payload, PayloadKind};
 
 /// The brain of the loop. `S` is what the shell attaches to a connection: its socket.
@@ -118,6 +122,8 @@ pub struct Hub<S> {
     start: Instant,
     /// What raw connections get as a heartbeat.
     heartbeat: Arc<Frames>,
+    /// What those get as a ping that speak by commands.
+    ping: Arc<Frames>,
     stage: Stage,
 }
 
@@ -170,6 +176,7 @@ impl<S> Hub<S> {
             prng,
             start,
             heartbeat,
+            ping: Frames::message(PayloadKind::Text, push::PING),
             stage: Stage::Serving,
         }
     }

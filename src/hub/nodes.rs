@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::Hub;
 use super::call::{Call, Caller, Setting};
 use crate::base::{Instant, NodeId, Now, RoomName};
-use crate::exchange::{CallPart, Job};
+use crate::exchange::{CallPart, Job, Reader};
 use crate::wire::api::ApiCode;
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::relay::{self, Notice, Part, Question};
@@ -139,6 +139,7 @@ impl<S> Hub<S> {
         Setting {
             workers: self.jobs.workers_len(),
             in_cluster: self.nodes.is_some(),
+            reader: Reader::BackEnd,
         }
     }
 
@@ -342,7 +343,10 @@ mod tests {
         let Some((0, Job::Ask { part, ask, .. })) = job else {
             panic!("the room is not asked, but {job:?}");
         };
-        assert!(matches!(*ask, RoomAsk::Presence | RoomAsk::PresenceStats));
+        assert!(matches!(
+            *ask,
+            RoomAsk::Presence(_) | RoomAsk::PresenceStats
+        ));
         hub.handle_effect(at(ms), Effect::Answered { part, reply });
         hub.check_invariants();
     }

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
+use super::fanout::push_skipped;
 use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
 use crate::conn::{Missed, Purpose};
-use crate::exchange::{Job, Replay};
+use crate::exchange::{Job, Replay, Subscribed};
 use crate::wire::frame::Frames;
-use crate::wire::raw::{self, WireForm};
+use crate::wire::raw::WireForm;
 
 /// What a shard says of a join.
 pub(super) struct Joined {
@@ -23,11 +24,15 @@ pub(super) struct Joined {
     pub(super) owed_after: Offset,
     pub(super) is_incomplete: bool,
     pub(super) frames: Option<Arc<Frames>>,
+    pub(super) result: Option<Box<Subscribed>>,
 }
 
 impl<S> Hub<S> {
     /// A room was joined: the connection is a member, or has to catch up first.
     pub(super) fn joined(&mut self, now: Now, id: ConnId, joined: Joined) {
+        if self.is_session(id) {
+            return self.subscribed(now, id, joined);
+        }
         let is_wanted = self
             .table
             .get_mut(id)
@@ -93,7 +98,9 @@ impl<S> Hub<S> {
             missed.owed_after = after;
         }
         if skipped > 0 {
-            conn.queue.push_whole(&raw::skipped(room, skipped));
+            if let Some(form) = conn.form() {
+                push_skipped(&mut conn.queue, form, room, skipped);
+            }
             conn.traffic.skipped += skipped;
             self.counters.skipped += skipped;
             mark_dirty(conn, &mut self.dirty);
@@ -111,7 +118,7 @@ impl<S> Hub<S> {
         }
         match outcome {
             Replay::More(_) => {}
-            Replay::Overtaken => self.close(now, id, CloseReason::InsufficientState),
+            Replay::Overtaken => self.lose_room(now, id, room),
             Replay::Live(offset) => {
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.conn.remove_next_missed();
@@ -169,7 +176,7 @@ impl<S> Hub<S> {
     }
 
     /// Makes a connection a member of a room that stands at `offset`.
-    fn add_member(&mut self, id: ConnId, room: &RoomName, offset: Offset) {
+    pub(super) fn add_member(&mut self, id: ConnId, room: &RoomName, offset: Offset) {
         let wants = self
             .table
             .get_mut(id)
@@ -181,6 +188,10 @@ impl<S> Hub<S> {
             let limits = &self.limits;
             let delivery = || limits.delivery(room.as_str());
             self.members.join(room, id.slot, wants, offset, delivery);
+            let subscription = self.session_mut(id).and_then(|it| it.subscription(room));
+            if subscription.is_some_and(|one| one.watches) {
+                self.members.watch(room, id.slot);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderName, Method, Request, StatusCode};
 use super::api::API_PATH;
 use super::calls::Inquiry;
 use super::pages::{DASHBOARD, Page, WALL};
+use super::sessions::COMMANDS;
 use super::{Hub, mark_dirty};
 use crate::auth::{self, Grants};
 use crate::base::{CloseReason, ConnId, Identity, Instant, Now, RoomName, Since};
@@ -33,6 +34,7 @@ enum Endpoint {
     Loop,
     Api,
     Rooms,
+    Commands,
     Echo,
 }
 
@@ -48,6 +50,7 @@ impl Endpoint {
             (Entrance::Admin, _) => None,
             (_, "/") => Some(Self::Wall),
             (_, "/ws") => Some(Self::Rooms),
+            (_, "/connection/websocket") => Some(Self::Commands),
             (_, "/echo") => Some(Self::Echo),
             _ => None,
         }
@@ -77,6 +80,24 @@ struct Refusal {
     text: &'static str,
     /// What a browser, which cannot see the status, is closed with.
     reason: CloseReason,
+}
+
+impl From<QueryError> for Refusal {
+    fn from(error: QueryError) -> Self {
+        let (text, reason) = match error {
+            QueryError::Bad(text) => (text, CloseReason::BadRequest),
+            QueryError::TooManyRooms => {
+                let text = "too many rooms for one connection\n";
+                (text, CloseReason::ChannelLimit)
+            }
+        };
+        let status = StatusCode::BAD_REQUEST;
+        Self {
+            status,
+            text,
+            reason,
+        }
+    }
 }
 
 /// What a token proves about who asks for a WebSocket.
@@ -212,12 +233,14 @@ impl<S> Hub<S> {
                 Some(response) => self.answer(now, id, &response, rest, Manner::REFUSE),
             },
             Endpoint::Api => self.handle_call_head(now, id, &request, rest, manner),
-            Endpoint::Rooms | Endpoint::Echo if has_body => {
+            Endpoint::Rooms | Endpoint::Commands | Endpoint::Echo if has_body => {
                 self.counters.count_refusal(BAD_UPGRADE);
                 let response = Response::plain(StatusCode::BAD_REQUEST, "an upgrade has no body\n");
                 self.answer(now, id, &response, rest, Manner::REFUSE);
             }
-            Endpoint::Rooms | Endpoint::Echo => self.upgrade(now, id, endpoint, request, rest),
+            Endpoint::Rooms | Endpoint::Commands | Endpoint::Echo => {
+                self.upgrade(now, id, endpoint, request, rest);
+            }
         }
     }
 
@@ -266,10 +289,25 @@ impl<S> Hub<S> {
             };
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
-        let credentials = self.identify(now, query, bearer);
+        let mut session = None;
+        if endpoint == Endpoint::Commands {
+            match self.begin_session(now, query) {
+                Ok(begun) => session = Some(begun),
+                Err(error) => {
+                    let (refusal, is_browser) = (error.into(), origin.is_some());
+                    return self.refuse(now, id, &refusal, is_browser, (switching, rest));
+                }
+            }
+        }
+        let credentials = match endpoint {
+            // It says who it is by its first command.
+            Endpoint::Commands => Ok(Credentials::default()),
+            _ => self.identify(now, query, bearer),
+        };
         let granted = credentials.and_then(|credentials| {
             let granted = match endpoint {
                 Endpoint::Echo => (Purpose::Echo, Vec::new()),
+                Endpoint::Commands => (COMMANDS, Vec::new()),
                 _ => self.grant(query, &credentials)?,
             };
             Ok((granted, credentials.expires_at))
@@ -299,6 +337,7 @@ impl<S> Hub<S> {
                     doom: None,
                     quota: Quota::new(now.instant),
                     expires_at,
+                    session,
                 };
                 self.join(now, id, open, rooms, switching);
             }
@@ -340,7 +379,10 @@ impl<S> Hub<S> {
         let token = bearer.map(str::to_owned).or_else(|| token_of(query));
         let claims = token.and_then(|token| {
             // A signature over at most 4 KiB, some microseconds, once a connection.
-            auth::token::verify(secret, &token, now.unix_ms / 1000).ok()
+            let unix_s = now.unix_ms / 1000;
+            let claims = auth::token::verify(secret, &token, unix_s).ok();
+            // A connection that would be over already is not begun.
+            claims.filter(|claims| claims.expires_unix_s.is_none_or(|time| unix_s < time))
         });
         let claims = claims.ok_or(Refusal {
             status: StatusCode::UNAUTHORIZED,
@@ -379,19 +421,7 @@ impl<S> Hub<S> {
             query,
             self.limits.rooms_per_connection_max,
             known.map(|identity| identity.user.clone()),
-        )
-        .map_err(|error| match error {
-            QueryError::Bad(text) => Refusal {
-                status: StatusCode::BAD_REQUEST,
-                text,
-                reason: CloseReason::BadRequest,
-            },
-            QueryError::TooManyRooms => Refusal {
-                status: StatusCode::BAD_REQUEST,
-                text: "too many rooms for one connection\n",
-                reason: CloseReason::ChannelLimit,
-            },
-        })?;
+        )?;
         let grants = &credentials.grants;
         let is_closed = |room: &RoomName| !grants.may_join(user.as_ref(), room);
         // What it may not publish to it can still be a member of; sending is refused when it comes.

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_connection_at_rest_is_small() {
         assert!(
-            size_of::<Entry<u64>>() <= 224,
+            size_of::<Entry<u64>>() <= 232,
             "{}",
             size_of::<Entry<u64>>()
         );

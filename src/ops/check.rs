@@ -12,8 +12,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::base::{
-    BROKER_EVENTS_MAX, DuplicateLogin, Limits, READ_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX,
-    TLS_HELD_BYTES_MAX,
+    BROKER_EVENTS_MAX, DuplicateLogin, GONE_ROOMS_MAX, Limits, READ_BYTES_MAX,
+    TLS_HANDSHAKE_BYTES_MAX, TLS_HELD_BYTES_MAX,
 };
 
 use super::config::Config;
@@ -34,6 +34,9 @@ const QUEUE_ENTRY_BYTES: u128 = 48;
 
 /// What a publication takes beside its payload where a room of a cluster was read, in bytes.
 const READ_ENTRY_BYTES: u128 = 256;
+
+/// What the place of a room that has gone takes at most, in bytes: its name, and bookkeeping.
+const GONE_ROOM_BYTES: [u128; 2] = [255, 200];
 
 /// What one remembered idempotency key takes at most, in bytes: the key, the name of its room, and
 /// bookkeeping.
@@ -170,6 +173,20 @@ fn bounds(config: &Config) -> Vec<Bound> {
         "jobs",
         0,
         format!("{queues} queues x {jobs} jobs; their bytes are counted under inbound"),
+    );
+    let rooms = wide(GONE_ROOMS_MAX);
+    let [name, place] = GONE_ROOM_BYTES;
+    add(
+        "rooms gone",
+        if config.cluster.url.is_some() {
+            0
+        } else {
+            rooms * (name + place)
+        },
+        match config.cluster.url {
+            Some(_) => "0 rooms, as they are in Redis".to_owned(),
+            None => format!("{rooms} rooms x ({name} B name + {place} B place)"),
+        },
     );
     bounds.extend(api_bounds(config));
     bounds.extend(cluster_bounds(config));
@@ -537,6 +554,7 @@ mod tests {
                 0,
                 4096 << 19,
                 0,
+                (32 << 10) * (255 + 200),
                 256 << 20,
                 64 << 20,
                 64 << 20,
@@ -547,10 +565,10 @@ mod tests {
             ]
         );
         assert_eq!(of(&["--history-size=0"])[0], 0);
-        assert_eq!(of(&["--admin-listen=off"])[7..11], [0; 4]);
+        assert_eq!(of(&["--admin-listen=off"])[8..12], [0; 4]);
         let of_cluster = |args: &[&str]| {
             let args = [&["--redis=redis://h"], args].concat();
-            of(&args)[11..].to_vec()
+            of(&args)[12..].to_vec()
         };
         let room = (1 << 20) + 1000 * 256;
         let ahead = 3 * (32 << 20);

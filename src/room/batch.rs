@@ -25,12 +25,12 @@ impl Batch {
         self.taken_at.get_or_insert(at);
     }
 
-    /// Appends a publication, encoding it once for each form that `in_use` says somebody uses.
+    /// Appends a publication and where it came from, encoding it once for each form that `in_use` says somebody uses.
     /// Returns what was compressed for it.
     pub fn push(
         &mut self,
         room: &RoomName,
-        publication: &Publication<'_>,
+        (publication, origin): (&Publication<'_>, Origin),
         gzip_bytes_min: usize,
         in_use: impl Fn(WireForm) -> bool,
     ) -> Compressed {
@@ -46,20 +46,9 @@ impl Batch {
                 );
             }
         }
-        self.origins.push(Origin {
-            conn: publication.origin,
-            payload_bytes: publication.payload.len() as u32,
-            is_answered: false,
-        });
+        self.origins.push(origin);
         self.last = publication.offset;
         compressed
-    }
-
-    /// Whoever has published the last of them was answered before.
-    pub fn note_answered(&mut self) {
-        if let Some(last) = self.origins.last_mut() {
-            last.is_answered = true;
-        }
     }
 
     /// Whether nothing is gathered.
@@ -102,5 +91,69 @@ impl Batch {
             origins: origins.into(),
             taken_at: self.taken_at.take(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::base::ConnId;
+    use crate::wire::frame::{Frames, PayloadKind};
+
+    /// However many members a room has, a publication is encoded once for each form that they use.
+    #[test]
+    fn a_publication_is_encoded_once_for_each_form_in_use() {
+        let room = RoomName::new("r").expect("a good name");
+        let used = [WireForm::Raw, WireForm::Json, WireForm::Centrifugo];
+        let asked = RefCell::new(Vec::new());
+        let mut batch = Batch::default();
+        for (offset, payload) in [(1, "one"), (2, "two")] {
+            let publication = Publication {
+                offset: Offset(offset),
+                unix_ms: 5,
+                origin: ConnId::NONE,
+                node: None,
+                identity: None,
+                kind: PayloadKind::Text,
+                payload: payload.as_bytes(),
+            };
+            let origin = Origin {
+                conn: ConnId::NONE,
+                payload_bytes: 3,
+                command: 0,
+                is_answered: false,
+            };
+            batch.push(&room, (&publication, origin), usize::MAX, |form| {
+                asked.borrow_mut().push(form);
+                used.contains(&form)
+            });
+        }
+        assert_eq!(*asked.borrow(), [WireForm::ALL; 2].concat());
+        let broadcast = batch.take(&room).expect("two publications");
+        for form in WireForm::ALL {
+            let texts: [&str; 2] = match form {
+                WireForm::Raw => ["one", "two"],
+                WireForm::Json => [
+                    r#"{"publication":{"room":"r","offset":1,"time":5,"data":"one"}}"#,
+                    r#"{"publication":{"room":"r","offset":2,"time":5,"data":"two"}}"#,
+                ],
+                WireForm::Centrifugo => [
+                    r#"{"push":{"channel":"r","pub":{"data":"one","offset":1}}}"#,
+                    r#"{"push":{"channel":"r","pub":{"data":"two","offset":2}}}"#,
+                ],
+                WireForm::RawGzip | WireForm::JsonGzip => {
+                    assert!(broadcast.forms[form.index()].is_none(), "{form:?}");
+                    continue;
+                }
+            };
+            let found = broadcast.forms[form.index()].as_ref();
+            let found = found.expect("a form in use");
+            assert_eq!(found.count(), 2, "{form:?}");
+            let frames = texts.map(|text| Frames::message(PayloadKind::Text, text.as_bytes()));
+            let expected = frames.map(|frame| frame.bytes().to_vec()).concat();
+            assert_eq!(found.bytes(), expected, "{form:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::base::{ConnId, Identity, Limits, Offset};
+use crate::base::{ConnId, Identity, Limits, NodeId, Offset};
 use crate::wire::frame::PayloadKind;
 use crate::wire::raw::Publication;
 
@@ -50,6 +50,8 @@ pub struct History {
     complete_since_ms: u64,
     /// The newest publication when the epoch began.
     began: Offset,
+    /// The nodes that publications have come from.
+    nodes: Vec<NodeId>,
 }
 
 /// One publication: 56 bytes beside its payload.
@@ -65,6 +67,8 @@ struct Kept {
     kind: PayloadKind,
     /// It was not to be kept.
     is_passing: bool,
+    /// The place of its node in the list of them, from 1; 0 for none.
+    node: u8,
 }
 
 impl History {
@@ -79,6 +83,7 @@ impl History {
             allocated_bytes: 0,
             complete_since_ms,
             began: Offset(0),
+            nodes: Vec::new(),
         }
     }
 
@@ -117,6 +122,7 @@ impl History {
             self.complete_since_ms = self.complete_since_ms.max(publication.unix_ms);
             return;
         }
+        let node = self.place_of(publication.node);
         if self.entries.len() == self.entries.capacity() {
             // An eighth more, not twice as many: a large history is mostly full.
             self.entries.reserve_exact((self.entries.len() / 8).max(4));
@@ -130,6 +136,7 @@ impl History {
             kept_at_s: now_s,
             kind: publication.kind,
             is_passing,
+            node,
         });
         self.bytes += publication.payload.len();
         self.allocated_bytes += allocation_bytes(publication.payload.len());
@@ -205,7 +212,7 @@ impl History {
         self.entries
             .range(start..)
             .filter(move |kept| !kept.is_passing || kept.offset > joined_at)
-            .map(Kept::publication)
+            .map(|kept| self.publication_of(kept))
     }
 
     /// The publications before `before`, oldest first.
@@ -214,7 +221,7 @@ impl History {
         self.entries
             .range(..end)
             .filter(|kept| !kept.is_passing)
-            .map(Kept::publication)
+            .map(|kept| self.publication_of(kept))
     }
 
     /// After which offset the newest `count` publications begin, in a room whose newest
@@ -271,6 +278,29 @@ impl History {
         self.entries.len()
     }
 
+    /// The place of a node in the list; 0 for none, and where there are more than have places.
+    fn place_of(&mut self, node: Option<NodeId>) -> u8 {
+        let Some(node) = node else {
+            return 0;
+        };
+        let known = self.nodes.iter().position(|known| *known == node);
+        let index = known.unwrap_or_else(|| {
+            if self.entries.is_empty() {
+                self.nodes.clear();
+            }
+            self.nodes.push(node);
+            self.nodes.len() - 1
+        });
+        self.nodes.truncate(usize::from(u8::MAX));
+        u8::try_from(index + 1).unwrap_or(0)
+    }
+
+    fn publication_of<'a>(&'a self, kept: &'a Kept) -> Publication<'a> {
+        let node = usize::from(kept.node).checked_sub(1);
+        let node = node.and_then(|index| self.nodes.get(index).copied());
+        kept.publication(node)
+    }
+
     fn drop_oldest(&mut self) {
         if let Some(kept) = self.entries.pop_front() {
             self.bytes -= kept.payload.len();
@@ -284,11 +314,13 @@ impl History {
 }
 
 impl Kept {
-    fn publication(&self) -> Publication<'_> {
+    /// `node` is the one that it came from.
+    fn publication(&self, node: Option<NodeId>) -> Publication<'_> {
         Publication {
             offset: self.offset,
             unix_ms: self.unix_ms,
             origin: self.origin,
+            node,
             identity: self.identity.as_ref(),
             kind: self.kind,
             payload: &self.payload,
@@ -317,6 +349,7 @@ mod tests {
             offset: Offset(offset),
             unix_ms,
             origin: ConnId::NONE,
+            node: None,
             identity: None,
             kind,
             payload,

@@ -8,6 +8,8 @@
 //!   joining is O(1) and leaving is O(1) a room.
 //! - A room exists exactly while it has members.
 
+use std::collections::HashSet;
+
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -33,6 +35,8 @@ pub struct Room {
     delivery: Delivery,
     /// Connections of other nodes that are in it.
     others: u32,
+    /// Slots of members that want to be told who joins and who leaves.
+    watchers: HashSet<u32>,
 }
 
 /// One membership, as the room sees it.
@@ -80,6 +84,7 @@ impl Members {
                     offset,
                     delivery: delivery(),
                     others: 0,
+                    watchers: HashSet::new(),
                 });
                 self.by_name.insert(name.clone(), key);
                 key
@@ -135,6 +140,7 @@ impl Members {
             self.rooms_of[slot as usize] = SmallVec::new();
         }
         let room = &mut self.rooms[key as usize];
+        room.watchers.remove(&slot);
         let left = room.members.swap_remove(index as usize);
         if let Some(moved) = room.members.get(index as usize) {
             self.rooms_of[moved.slot as usize][moved.back as usize].index = index;
@@ -146,6 +152,16 @@ impl Members {
             self.by_name.remove(&name);
         }
         (name, left.form)
+    }
+
+    /// Tells a member of `name` from now on who joins and who leaves.
+    pub fn watch(&mut self, name: &RoomName, slot: u32) {
+        if !self.contains(name, slot) {
+            return;
+        }
+        if let Some(room) = self.room_mut(name) {
+            room.watchers.insert(slot);
+        }
     }
 
     /// So many connections of other nodes are in a room.
@@ -233,6 +249,9 @@ impl Members {
                 let place = self.rooms_of[member.slot as usize][member.back as usize];
                 assert_eq!((place.room as usize, place.index as usize), (key, index));
             }
+            for slot in room.watchers() {
+                assert!(self.contains(&room.name, slot), "who watches is a member");
+            }
             members_len += room.members.len();
         }
         assert_eq!(members_len, self.members_len);
@@ -259,6 +278,11 @@ impl Room {
     /// Its name and its members, for counting skips.
     pub fn name_and_members_mut(&mut self) -> (&RoomName, &mut [Member]) {
         (&self.name, &mut self.members)
+    }
+
+    /// Slots of the members that want to be told who joins and who leaves.
+    pub fn watchers(&self) -> impl Iterator<Item = u32> {
+        self.watchers.iter().copied()
     }
 
     /// Offset of the last publication that members were given.

@@ -32,15 +32,15 @@ impl Presence {
         debug_assert!(is_new, "{client} has joined twice");
     }
 
-    /// A client has left.
-    pub fn leave(&mut self, client: ConnId) {
+    /// A client has left; says who is behind it.
+    pub fn leave(&mut self, client: ConnId) -> Option<Arc<Identity>> {
         let Some(identity) = self.identified.remove(&client) else {
             let was_there = self.anonymous.remove(&client);
             debug_assert!(was_there, "{client} has left without having joined");
             if self.anonymous.capacity() > CAPACITY_KEPT.max(8 * self.anonymous.len()) {
                 self.anonymous.shrink_to_fit();
             }
-            return;
+            return None;
         };
         if self.identified.capacity() > CAPACITY_KEPT.max(8 * self.identified.len()) {
             self.identified.shrink_to_fit();
@@ -52,6 +52,7 @@ impl Presence {
                 count.remove();
             }
         }
+        Some(identity)
     }
 
     /// Number of clients.

@@ -35,6 +35,14 @@ pub fn recover(history: &History, current: Position, since: Since) -> Recovery {
             (history.offset_at(unix_ms, newest), Missing::Unknown)
         }
         Since::Time(unix_ms) => (history.offset_at(unix_ms, newest), Missing::Nothing),
+        Since::Offset(offset) => {
+            let epoch = current.epoch;
+            return recover(
+                history,
+                current,
+                Since::Position(Position { epoch, offset }),
+            );
+        }
         // Another numbering, or a place in this one that does not exist yet: whatever the member
         // has seen, it was not this.
         Since::Position(position)
@@ -68,6 +76,7 @@ mod tests {
                 offset: Offset(offset),
                 unix_ms: offset * 10,
                 origin: ConnId::NONE,
+                node: None,
                 identity: None,
                 kind: PayloadKind::Text,
                 payload: b"x",
@@ -99,6 +108,9 @@ mod tests {
             (at(15), 10, Missing::Unknown),
             (at(u64::MAX), 10, Missing::Unknown),
             (Since::Position(other), 10, Missing::Unknown),
+            (Since::Offset(Offset(12)), 12, Missing::Nothing),
+            (Since::Offset(Offset(9)), 10, Missing::Known(1)),
+            (Since::Offset(Offset(15)), 10, Missing::Unknown),
             (Since::Last(0), 14, Missing::Nothing),
             (Since::Last(2), 12, Missing::Nothing),
             (Since::Last(u64::MAX), 10, Missing::Nothing),

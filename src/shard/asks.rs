@@ -2,12 +2,12 @@
 
 use super::RoomShard;
 use crate::base::{Glob, Instant, Now, Offset, Position, RoomName};
-use crate::exchange::{CallPart, Effect, RoomAsk};
+use crate::exchange::{CallPart, Effect, Reader, RoomAsk};
 use crate::room::history::History;
 use crate::room::presence::Presence;
 use crate::wire::api::answer::{ApiReply, ApiResult, Page};
 use crate::wire::api::relay::USERS_BYTES_MAX;
-use crate::wire::api::{ApiCall, ApiCode, HistorySince, client_name};
+use crate::wire::api::{ApiCall, ApiCode, HistorySince, PAGE_BYTES_MAX, client_name};
 use crate::wire::raw::Publication;
 
 impl RoomShard {
@@ -32,13 +32,22 @@ impl RoomShard {
                 self.ask_to_forget(times.0, part, name);
                 return;
             }
-            RoomAsk::Presence => self.presence(&name),
+            RoomAsk::Presence(reader) => self.presence(&name, reader),
             RoomAsk::PresenceStats => self.presence_stats(&name),
             RoomAsk::History {
                 limit,
                 since,
                 reverse,
-            } => self.history(&name, limit, since.as_ref(), reverse),
+                reader,
+            } => {
+                let range = Range {
+                    limit,
+                    since: since.as_ref(),
+                    reverse,
+                    reader,
+                };
+                self.history(&name, &range)
+            }
             RoomAsk::HistoryRemove => self.remove_history(&name),
         };
         self.effects.push_back(Effect::Answered { part, reply });
@@ -65,10 +74,14 @@ impl RoomShard {
         self.effects.push_back(Effect::Answered { part, reply });
     }
 
-    fn presence(&self, name: &RoomName) -> ApiReply {
+    fn presence(&self, name: &RoomName, reader: Reader) -> ApiReply {
         let node = self.following.as_ref().map(|following| following.node);
         let mut page = Page::default();
         if let Some(room) = self.rooms.get(name) {
+            let bytes_min = room.presence.clients_len() * CLIENT_BYTES_MIN;
+            if reader == Reader::Client && bytes_min > self.limits.outbound_bytes_max / 2 {
+                return Err(ApiCode::LimitExceeded);
+            }
             for (client, identity) in room.presence.clients() {
                 if page.is_full() {
                     break;
@@ -93,32 +106,36 @@ impl RoomShard {
         })
     }
 
-    fn history(
-        &self,
-        name: &RoomName,
-        limit: usize,
-        since: Option<&HistorySince>,
-        reverse: bool,
-    ) -> ApiReply {
+    fn history(&self, name: &RoomName, range: &Range<'_>) -> ApiReply {
         if self.limits.history_publications_max == 0 {
             return Err(ApiCode::NotAvailable);
         }
-        let kept = self.rooms.get(name);
-        let kept = kept.map(|room| (&room.history, room.position()));
-        self.page_of(kept, limit, since, reverse)
+        let departed = self.departed.get(name);
+        let departed = departed.map(|left| (left.history(), left.position));
+        let kept = match (self.rooms.get(name), &departed) {
+            (Some(room), _) => Some((&room.history, room.position())),
+            (None, Some((history, position))) => Some((history, *position)),
+            (None, None) => None,
+        };
+        self.page_of(kept, range)
     }
 
     /// A page of what is kept of a room, and of where the room is; `None` for one that there is not.
     pub(super) fn page_of(
         &self,
         kept: Option<(&History, Position)>,
-        limit: usize,
-        since: Option<&HistorySince>,
-        reverse: bool,
+        range: &Range<'_>,
     ) -> ApiReply {
+        let Range {
+            limit,
+            since,
+            reverse,
+            reader,
+        } = *range;
+        let is_strict = reader == Reader::BackEnd;
         let Some((history, top)) = kept else {
             return match since {
-                Some(since) if since.epoch.is_some() || since.offset > Offset(0) => {
+                Some(since) if is_strict && since.epoch.is_some() || since.offset > Offset(0) => {
                     Err(ApiCode::UnrecoverablePosition)
                 }
                 _ => Ok(ApiResult::History {
@@ -136,16 +153,24 @@ impl RoomShard {
             // Backwards, what has been forgotten is only the end. The largest offset has no next
             // one, but it is always in the future.
             let is_forgotten = !reverse && !is_future && since.offset.next() < history.first();
-            if is_other || is_future || is_forgotten {
+            if is_other || (is_strict && (is_future || is_forgotten)) {
                 return Err(ApiCode::UnrecoverablePosition);
             }
         }
+        let bytes_max = match reader {
+            Reader::BackEnd => PAGE_BYTES_MAX,
+            // What a client asks for must fit its queue.
+            Reader::Client => self.limits.outbound_bytes_max / 2,
+        };
         let mut publications = Page::default();
         let after = since.map_or(Offset(0), |since| since.offset);
         let before = since.map_or_else(|| top.offset.next(), |since| since.offset);
         let mut push = |publication: Publication<'_>| {
-            publications.push_publication(&publication);
-            !publications.is_full()
+            match reader {
+                Reader::BackEnd => publications.push_publication(&publication),
+                Reader::Client => publications.push_answered(&publication),
+            }
+            publications.bytes_len() < bytes_max
         };
         if reverse {
             let _ = history.before(before).rev().take(limit).all(&mut push);
@@ -166,6 +191,18 @@ impl RoomShard {
         Ok(ApiResult::Done)
     }
 }
+
+/// Which part of a history is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range<'a> {
+    pub(super) limit: usize,
+    pub(super) since: Option<&'a HistorySince>,
+    pub(super) reverse: bool,
+    pub(super) reader: Reader,
+}
+
+/// The least that a client takes in a list of those in a room.
+const CLIENT_BYTES_MIN: usize = 40;
 
 /// The users of a room, if they are few enough to be named.
 fn named_users(presence: Option<&Presence>) -> Option<Page> {

@@ -43,19 +43,27 @@ impl RoomShard {
             return;
         }
         let members = room.presence.clients_len() as u32;
+        let watches = !room.watchers.is_empty();
         let Some(followed) = &mut room.followed else {
             return;
         };
         // In the room of nodes, each node is one.
         let members = members + u32::from(followed.is_pinned);
         followed.told = members;
+        let is_watch_news = followed.watch.tell(watches);
         let login = followed.logins.newest();
-        if let Some(following) = &mut self.following {
-            following.requests.push(Request::Beat {
-                room: name.clone(),
-                members,
-                login,
-            });
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        following.requests.push(Request::Beat {
+            room: name.clone(),
+            members,
+            watches,
+            login,
+        });
+        let node = following.node;
+        if is_watch_news {
+            self.announce_watch(name, node);
         }
     }
 

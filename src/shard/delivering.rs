@@ -1,10 +1,10 @@
 //! In a cluster: publications in the order of their numbers, from the feed and from what is read.
 
 use super::RoomShard;
-use crate::base::{CloseReason, ConnId, NodeId, Now, Offset, Position, RoomName};
+use crate::base::{CloseReason, ConnId, Now, Offset, Position, RoomName};
 use crate::cluster::link::{Base, Catch, Link, Verdict};
 use crate::cluster::{Numbered, Shared, Snapshot};
-use crate::exchange::Effect;
+use crate::exchange::{Effect, Origin};
 use crate::room::history::History;
 use crate::wire::raw::{self, Publication};
 
@@ -41,6 +41,7 @@ impl RoomShard {
     pub(super) fn handle_read(&mut self, now: Now, name: &RoomName, snapshot: Snapshot) {
         self.release(name);
         let (online, generation) = (snapshot.online, snapshot.generation);
+        let is_watched = snapshot.is_watched;
         let Some(followed) = self.followed_mut(name) else {
             return;
         };
@@ -50,6 +51,7 @@ impl RoomShard {
             return;
         };
         self.note_online(name, online.saturating_sub(told));
+        self.note_watched(name, is_watched);
         self.note_login(name, generation);
         let Catch {
             base,
@@ -108,10 +110,6 @@ impl RoomShard {
 
     /// Takes over what is kept of a room.
     pub(super) fn rebuild(&mut self, now: Now, name: &RoomName, base: &Base) {
-        let Some(following) = &self.following else {
-            return;
-        };
-        let node = following.node;
         let now_s = self.retention.seconds(now);
         let bounds = self.bounds;
         let mut history = History::new(base.first, base.complete_since_ms).begun_at(base.began);
@@ -120,7 +118,7 @@ impl RoomShard {
             let kept_at_s = now_s.saturating_sub(u32::try_from(age_s).unwrap_or(u32::MAX));
             match &one.shared {
                 Some(shared) => {
-                    let publication = publication_of(node, one, shared);
+                    let publication = publication_of(one, shared);
                     history.push(&publication, false, kept_at_s, &bounds);
                 }
                 None => history.forget_before(one.offset.next(), one.unix_ms),
@@ -204,7 +202,7 @@ impl RoomShard {
         self.effects.push_back(Effect::Interrupted {
             room: name.clone(),
             last,
-            told: raw::skipped(name, lost),
+            told: raw::lost(name, lost),
         });
         // Where one of those who catch up is cannot be known here.
         let overtaken = std::mem::take(&mut room.catching_up);
@@ -232,11 +230,13 @@ impl RoomShard {
             return;
         };
         let mut taken_at = None;
+        let mut command = 0;
         let mut waiting = None;
         if shared.token.node == node
             && let Some(delivered) = self.note_delivered(shared.token.number)
         {
             taken_at = Some(delivered.taken_at);
+            command = delivered.command;
             waiting = delivered.waiting;
         }
         if let Some(taken_at) = taken_at.filter(|_| !name.is_control()) {
@@ -247,15 +247,17 @@ impl RoomShard {
             self.hear(now, name, (one.offset, shared), waiting);
             return;
         }
-        let publication = publication_of(node, one, shared);
-        self.gather((now, taken_at), name.clone(), &publication, shared.is_kept);
-        if taken_at.is_none()
-            && publication.origin != ConnId::NONE
-            && let Some(room) = self.rooms.get_mut(name)
-        {
-            // It was acknowledged when its time was over.
-            room.batch.note_answered();
-        }
+        let is_own = shared.token.node == node;
+        let from = Origin {
+            conn: if is_own { shared.conn } else { ConnId::NONE },
+            payload_bytes: shared.payload.bytes().len() as u32,
+            command,
+            // What was acknowledged when its time was over comes late.
+            is_answered: is_own && shared.conn != ConnId::NONE && taken_at.is_none(),
+        };
+        let publication = publication_of(one, shared);
+        let publication = (&publication, from);
+        self.gather((now, taken_at), name.clone(), publication, shared.is_kept);
         if let Some(part) = waiting {
             self.answer_published(name, part, position);
         }
@@ -294,18 +296,14 @@ fn overtaken_by_loss(conn: ConnId) -> Effect {
     Effect::Close { conn, reason }
 }
 
-/// A publication as the rest of the shard of `node` knows it. It says itself which connection it came
+/// A publication as the rest of the shard knows it. It says itself which connection it came
 /// from, however late it is delivered.
-pub(super) fn publication_of<'a>(
-    node: NodeId,
-    one: &'a Numbered,
-    shared: &'a Shared,
-) -> Publication<'a> {
-    let is_own = shared.token.node == node;
+pub(super) fn publication_of<'a>(one: &'a Numbered, shared: &'a Shared) -> Publication<'a> {
     Publication {
         offset: one.offset,
         unix_ms: one.unix_ms,
-        origin: if is_own { shared.conn } else { ConnId::NONE },
+        origin: shared.conn,
+        node: Some(shared.token.node),
         identity: shared.identity.as_ref(),
         kind: shared.payload.kind(),
         payload: shared.payload.bytes(),

@@ -15,11 +15,12 @@ use super::logins::Logins;
 use super::numbering::Pending;
 use super::open::Open;
 use super::requests::{Requests, Subject};
-use crate::base::{ConnId, Epoch, Identity, Instant, Now, Offset, Position, RoomName, Since};
+use super::subscribe::Wants;
+use super::watching::Watch;
+use crate::base::{ConnId, Epoch, Identity, Instant, Now, Offset, Position, RoomName};
 use crate::cluster::link::{Level, Link};
 use crate::cluster::{Event, Login, NodeId, Request};
 use crate::exchange::{Effect, worker_of};
-use crate::wire::raw::WireForm;
 
 /// What a shard knows of its cluster.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub(super) struct Followed {
     /// The room of nodes is followed without members.
     pub(super) is_pinned: bool,
     pub(super) logins: Logins,
+    pub(super) watch: Watch,
 }
 
 /// Somebody who wants to be a member.
@@ -72,8 +74,7 @@ pub(super) struct Followed {
 pub(super) struct Join {
     pub(super) conn: ConnId,
     pub(super) identity: Option<Arc<Identity>>,
-    pub(super) form: WireForm,
-    pub(super) since: Since,
+    pub(super) wants: Wants,
     /// The hold on its user, in the user's room.
     pub(super) login: Option<Login>,
     /// What it waits under, from its arrival on.
@@ -170,6 +171,7 @@ impl RoomShard {
         match event {
             Event::Followed(name) => {
                 if self.with_link(&name, Link::handle_followed).is_some() {
+                    self.renew_watch(&name);
                     self.read_room(&name);
                 }
             }
@@ -192,6 +194,7 @@ impl RoomShard {
             Event::LoggedIn { room, generation } => self.note_login(&room, generation),
             Event::Claimed { number, outcome } => self.handle_claimed(now, number, outcome),
             Event::Told { bytes } => self.handle_told(&bytes),
+            Event::Said { room, bytes } => self.handle_said(now, &room, &bytes),
             Event::Broken(name) => {
                 if let Some(followed) = self.followed_mut(&name)
                     && followed.link.handle_broken()
@@ -223,7 +226,9 @@ impl RoomShard {
                 top,
                 online,
                 generation,
+                is_watched,
             } => {
+                self.note_watched(&room, is_watched);
                 self.handle_beaten(&room, top, online);
                 self.note_login(&room, generation);
             }
@@ -259,6 +264,7 @@ impl RoomShard {
                 following.requests.push(Request::Beat {
                     room: name.clone(),
                     members: 0,
+                    watches: false,
                     login: None,
                 });
             }
@@ -329,6 +335,7 @@ impl RoomShard {
                 following.requests.push(Request::Beat {
                     room: name.clone(),
                     members: 0,
+                    watches: false,
                     login: None,
                 });
             }
@@ -466,11 +473,13 @@ const AHEAD_MIN: usize = 1000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{CloseReason, DuplicateLogin, Limits, RoomBudget, UserId};
+    use crate::base::{CloseReason, DuplicateLogin, Limits, RoomBudget, Since, UserId};
     use crate::cluster::Token;
     use crate::cluster::{Numbered, Shared, Snapshot};
+    use crate::exchange::Terms;
     use crate::exchange::{Job, Replay};
     use crate::wire::frame::Payload;
+    use crate::wire::raw::WireForm;
 
     const A: ConnId = ConnId {
         slot: 1,
@@ -523,6 +532,7 @@ mod tests {
             identity: None,
             payload: Payload::text("x".into()),
             taken_at: NOW.instant,
+            command: 0,
         }
     }
 
@@ -564,6 +574,7 @@ mod tests {
             publications,
             online,
             generation: 0,
+            is_watched: false,
         };
         Event::Read {
             room: room(),
@@ -587,6 +598,7 @@ mod tests {
             form: WireForm::Json,
             since,
             identity: None,
+            terms: Terms::default(),
         }
     }
 
@@ -872,6 +884,7 @@ mod tests {
                 user: user.clone(),
                 info: None,
             })),
+            terms: Terms::default(),
         };
         let claim = |shard: &mut RoomShard, now, conn| {
             shard.handle_job(now, join(conn));
@@ -905,7 +918,7 @@ mod tests {
             let effect = shard.poll_effect();
             let reason = CloseReason::BrokerGone;
             assert!(
-                matches!(effect, Some(Effect::JoinRefused { conn, reason: of })
+                matches!(effect, Some(Effect::JoinRefused { conn, reason: of, .. })
                     if conn == who && of == reason),
                 "{effect:?}"
             );
@@ -932,6 +945,7 @@ mod tests {
                 room: name.clone(),
                 form: WireForm::Raw,
                 since: Since::Now,
+                terms: Terms::default(),
                 identity: Some(Arc::new(Identity { user, info })),
             };
             shard.handle_job(NOW, join);
@@ -1002,6 +1016,7 @@ mod tests {
             form: WireForm::Raw,
             since: Since::Now,
             identity: Some(Arc::new(Identity { user, info: None })),
+            terms: Terms::default(),
         }
     }
 
@@ -1030,6 +1045,7 @@ mod tests {
                     form,
                     since,
                     identity: None,
+                    terms: Terms::default(),
                 };
                 shard.handle_job(after(begin), join);
             }
@@ -1149,6 +1165,7 @@ mod tests {
                 form: WireForm::Raw,
                 since: Since::Now,
                 identity: None,
+                terms: Terms::default(),
             };
             shard.handle_job(NOW, join);
             let told = Event::Fed {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::RoomShard;
 use super::following::Join;
 use super::numbering::Pending;
+use super::subscribe::Wants;
 use crate::base::{CloseReason, ConnId, Epoch, Identity, Now, Offset, RoomName, Since};
 use crate::exchange::Effect;
-use crate::wire::raw::WireForm;
 
 impl RoomShard {
     /// Makes a connection a member when its user has a place for it and the room is known.
@@ -17,8 +17,7 @@ impl RoomShard {
         now: Now,
         (conn, identity): (ConnId, Option<Arc<Identity>>),
         name: RoomName,
-        form: WireForm,
-        since: Since,
+        wants: Wants,
     ) {
         let Some(following) = &mut self.following else {
             return;
@@ -27,8 +26,7 @@ impl RoomShard {
         let join = Join {
             conn,
             identity,
-            form,
-            since,
+            wants,
             login: None,
             number,
             is_read_for: false,
@@ -52,8 +50,8 @@ impl RoomShard {
         let Some(followed) = &mut room.followed else {
             return;
         };
-        let wants_more = followed.is_trimmed && join.since != Since::Now;
-        let wants_newer = is_ahead(join.since, at);
+        let wants_more = followed.is_trimmed && join.wants.since != Since::Now;
+        let wants_newer = is_ahead(join.wants.since, at);
         if followed.link.is_live() && !wants_more && !wants_newer {
             self.let_in(&name, join);
             return self.note_changed_at(now, &name);
@@ -80,7 +78,7 @@ impl RoomShard {
             followed.logins.add(join.conn, login);
         }
         let who = (join.conn, join.identity);
-        self.join(who, name.clone(), join.form, join.since);
+        self.join(who, name.clone(), join.wants);
     }
 
     /// Somebody cannot be a member.
@@ -89,8 +87,9 @@ impl RoomShard {
         if let Some(login) = join.login {
             self.release_login(name, login);
         }
-        let conn = join.conn;
-        self.effects.push_back(Effect::JoinRefused { conn, reason });
+        let (conn, room) = (join.conn, name.clone());
+        self.effects
+            .push_back(Effect::JoinRefused { conn, room, reason });
     }
 
     /// Makes members of those who have waited for the room to be known.
@@ -104,7 +103,7 @@ impl RoomShard {
             .followed_mut(name)
             .and_then(|followed| followed.joins.pop_front())
         {
-            if at.is_some_and(|at| is_behind(at, join.since)) {
+            if at.is_some_and(|at| is_behind(at, join.wants.since)) {
                 waiting.push_back(join);
                 continue;
             }
@@ -129,7 +128,7 @@ impl RoomShard {
             return false;
         };
         let mut joins = followed.joins.iter();
-        let must_read = joins.any(|join| !join.is_read_for && is_ahead(join.since, at))
+        let must_read = joins.any(|join| !join.is_read_for && is_ahead(join.wants.since, at))
             && followed.link.want_newer();
         if must_read {
             for join in &mut followed.joins {
@@ -165,12 +164,18 @@ impl RoomShard {
 /// Whether somebody has seen more of a room's epoch than there is. Then publications are lost, and the
 /// node that knows of them is about to say so: who joins had better wait for the next epoch.
 fn is_behind((epoch, last): (Epoch, Offset), since: Since) -> bool {
-    matches!(since, Since::Position(position)
-        if position.epoch == epoch && position.offset > last)
+    match since {
+        Since::Position(position) => position.epoch == epoch && position.offset > last,
+        Since::Offset(offset) => offset > last,
+        Since::Now | Since::Time(_) | Since::Last(_) => false,
+    }
 }
 
 /// Whether somebody has seen something of a room that is not known here: this node may be behind.
 fn is_ahead(since: Since, (epoch, last): (Epoch, Offset)) -> bool {
-    matches!(since, Since::Position(position)
-        if position.epoch != epoch || position.offset > last)
+    match since {
+        Since::Position(position) => position.epoch != epoch || position.offset > last,
+        Since::Offset(offset) => offset > last,
+        Since::Now | Since::Time(_) | Since::Last(_) => false,
+    }
 }

@@ -19,6 +19,7 @@
 mod asks;
 mod beats;
 mod delivering;
+mod departed;
 mod following;
 mod joining;
 mod logins;
@@ -30,15 +31,18 @@ mod recent;
 mod requests;
 mod retention;
 mod subscribe;
+mod watching;
 
 use std::collections::{HashSet, VecDeque};
 
+use self::departed::{Departed, Left};
 use self::following::{Followed, Following};
 use self::recent::Recent;
 use self::retention::Retention;
+use self::subscribe::Wants;
 use crate::base::{
-    ConnId, Epoch, Instant, Limits, Now, Offset, PartedMap, Position, Prng, RoomBudget, RoomName,
-    ShardTotals,
+    ConnId, Epoch, GONE_ROOMS_MAX, Instant, Limits, Now, Offset, PartedMap, Position, Prng,
+    RoomBudget, RoomName, ShardTotals,
 };
 use crate::exchange::{CallPart, Effect, Job};
 use crate::room::batch::Batch;
@@ -56,6 +60,7 @@ pub struct RoomShard {
     gathering: VecDeque<(Instant, RoomName)>,
     retention: Retention,
     recent: Recent,
+    departed: Departed,
     budget: RoomBudget,
     totals: ShardTotals,
     /// What the totals were told of the history.
@@ -77,6 +82,8 @@ struct Room {
     presence: Presence,
     /// Members that are not live yet.
     catching_up: HashSet<ConnId>,
+    /// Members that want to be told who joins and who leaves.
+    watchers: HashSet<ConnId>,
     batch: Batch,
     /// Calls whose publications are gathered.
     unanswered: Vec<(CallPart, Position)>,
@@ -99,6 +106,7 @@ impl RoomShard {
             gathering: VecDeque::new(),
             retention: Retention::new(limits.history_memory_bytes_max / shards, start),
             recent: Recent::new(limits.idempotency_keys_max / shards),
+            departed: Departed::new(GONE_ROOMS_MAX / shards),
             budget,
             totals: ShardTotals::default(),
             told_bytes: 0,
@@ -124,7 +132,11 @@ impl RoomShard {
                 form,
                 since,
                 identity,
-            } => self.subscribe(now, (conn, identity), room, form, since),
+                terms,
+            } => {
+                let wants = Wants { form, since, terms };
+                self.subscribe(now, (conn, identity), room, wants);
+            }
             Job::CatchUp {
                 conn,
                 room,
@@ -139,13 +151,14 @@ impl RoomShard {
             Job::Unsubscribe { conn, room, form } => self.unsubscribe(conn, &room, form),
             Job::Publish {
                 origin,
+                command,
                 room,
                 identity,
                 payload,
                 taken_at,
             } => {
-                let times = (now, taken_at);
-                self.publish(times, origin, room, identity.as_ref(), &payload);
+                let (times, from) = ((now, taken_at), (origin, command));
+                self.publish(times, from, room, identity.as_ref(), &payload);
             }
             Job::Decode { call, method, body } => self.decode(call, &method, &body),
             Job::Ask {
@@ -272,8 +285,14 @@ impl RoomShard {
                 return None;
             }
             let epoch = Epoch::from_number(self.epochs.next_u64());
-            let history = History::new(Offset(1), self.retention.complete_since_ms());
-            let mut room = Box::new(Room::new(epoch, history));
+            let new = Left {
+                position: Position {
+                    epoch,
+                    offset: Offset(0),
+                },
+                complete_since_ms: self.retention.complete_since_ms(),
+            };
+            let mut room = Box::new(Room::new(self.departed.take(name).unwrap_or(new)));
             room.followed = self.following.is_some().then(Box::default);
             self.rooms.insert(name.clone(), room);
         }
@@ -289,20 +308,29 @@ impl RoomShard {
         if let Some(room) = self.rooms.remove(name) {
             // A later room of that name must not say that nothing has been forgotten.
             self.retention.note_removed(&room.history);
+            if room.followed.is_none() {
+                let left = Left {
+                    position: room.position(),
+                    complete_since_ms: room.history.complete_since_ms(),
+                };
+                self.departed.add(name, left);
+            }
             self.budget.give_back();
         }
     }
 }
 
 impl Room {
-    fn new(epoch: Epoch, history: History) -> Self {
+    fn new(left: Left) -> Self {
+        let Position { epoch, offset } = left.position;
         Self {
             epoch,
-            last: Offset(0),
-            history,
+            last: offset,
+            history: left.history(),
             members: [0; WireForm::COUNT],
             presence: Presence::default(),
             catching_up: HashSet::new(),
+            watchers: HashSet::new(),
             batch: Batch::default(),
             unanswered: Vec::new(),
             is_gathering: false,

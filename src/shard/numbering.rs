@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::RoomShard;
+use super::asks::Range;
 use super::delivering::publication_of;
 use super::following::Join;
 use super::publish::published;
@@ -71,6 +72,8 @@ pub(super) struct Numbering {
 pub(super) struct Delivered {
     /// When it was taken.
     pub(super) taken_at: Instant,
+    /// Its publisher's number for the command, or 0.
+    pub(super) command: u32,
     /// The part of a call that waits for it, to be answered behind it.
     pub(super) waiting: Option<CallPart>,
 }
@@ -180,13 +183,14 @@ impl RoomShard {
         let Some(Pending::Publish(numbering)) = open.take(number) else {
             return None;
         };
-        let waiting = match numbering.from {
-            From::Conn(_) => None,
-            From::Call(part) => Some(part),
-            From::Node(part) => part,
+        let (command, waiting) = match numbering.from {
+            From::Conn(origin) => (origin.command, None),
+            From::Call(part) => (0, Some(part)),
+            From::Node(part) => (0, part),
         };
         Some(Delivered {
             taken_at: numbering.taken_at,
+            command,
             waiting,
         })
     }
@@ -297,12 +301,10 @@ impl RoomShard {
                 limit,
                 since,
                 reverse,
+                reader,
             },
         ) = *look
         else {
-            return;
-        };
-        let Some(node) = self.following.as_ref().map(|following| following.node) else {
             return;
         };
         let kept = snapshot.map(|snapshot| {
@@ -310,13 +312,19 @@ impl RoomShard {
             let mut history = History::new(snapshot.first, snapshot.complete_since_ms);
             for one in &snapshot.publications {
                 if let Some(shared) = &one.shared {
-                    history.push(&publication_of(node, one, shared), false, 0, &bounds);
+                    history.push(&publication_of(one, shared), false, 0, &bounds);
                 }
             }
             (history, snapshot.top)
         });
         let kept = kept.as_ref().map(|(history, top)| (history, *top));
-        let reply = self.page_of(kept, limit, since.as_ref(), reverse);
+        let range = Range {
+            limit,
+            since: since.as_ref(),
+            reverse,
+            reader,
+        };
+        let reply = self.page_of(kept, &range);
         self.effects.push_back(Effect::Answered { part, reply });
     }
 

@@ -16,15 +16,16 @@ impl RoomShard {
     pub(super) fn publish(
         &mut self,
         times: (Now, Instant),
-        origin: ConnId,
+        (conn, command): (ConnId, u32),
         name: RoomName,
         identity: Option<&Arc<Identity>>,
         payload: &Payload,
     ) {
         let payload_bytes = payload.bytes().len() as u32;
         let from = Origin {
-            conn: origin,
+            conn,
             payload_bytes,
+            command,
             is_answered: false,
         };
         if self.following.is_some() {
@@ -68,6 +69,7 @@ impl RoomShard {
         let from = Origin {
             conn: ConnId::NONE,
             payload_bytes: publish.payload.bytes().len() as u32,
+            command: 0,
             is_answered: false,
         };
         let position = match before {
@@ -124,11 +126,12 @@ impl RoomShard {
             offset: position.offset,
             unix_ms: now.unix_ms,
             origin: from.conn,
+            node: None,
             identity,
             kind: payload.kind(),
             payload: payload.bytes(),
         };
-        self.gather((now, Some(taken_at)), name, &publication, is_kept);
+        self.gather((now, Some(taken_at)), name, (&publication, from), is_kept);
         Some(position)
     }
 
@@ -137,7 +140,7 @@ impl RoomShard {
         &mut self,
         (now, taken_at): (Now, Option<Instant>),
         name: RoomName,
-        publication: &Publication<'_>,
+        (publication, from): (&Publication<'_>, Origin),
         is_kept: bool,
     ) {
         let (publications_max, bytes_max) = (
@@ -162,9 +165,11 @@ impl RoomShard {
         if let Some(taken_at) = taken_at {
             room.batch.note_taken(taken_at);
         }
-        let compressed = room.batch.push(&name, publication, gzip_bytes_min, |form| {
-            members[form.index()] > 0
-        });
+        let compressed = room
+            .batch
+            .push(&name, (publication, from), gzip_bytes_min, |form| {
+                members[form.index()] > 0
+            });
         if is_kept || !room.catching_up.is_empty() {
             room.history.push(publication, !is_kept, now_s, &bounds);
         }

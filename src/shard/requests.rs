@@ -13,7 +13,8 @@
 //! - A release is here only if its claim was taken, and once. While nothing is taken no place is
 //!   granted, and all is taken in order: so there are no more of them than users who held a place, or
 //!   had asked for one, at one moment. The same holds for unfollows, and the beats before them.
-//! - Answers for other nodes are at most [`TELLS_MAX`]; they may be lost.
+//! - Answers for other nodes are at most [`TELLS_MAX`]; they may be lost. So may words said in a room,
+//!   which are only pushed while little waits (see `watching`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -57,7 +58,7 @@ impl Subject {
             Request::Unfollow(room) => Self::Unfollow(room.clone()),
             Request::Read { room, .. } => Self::Read(room.clone()),
             Request::Beat { room, .. } => Self::Beat(room.clone()),
-            Request::Release { .. } | Request::Tell { .. } => return None,
+            Request::Release { .. } | Request::Tell { .. } | Request::Say { .. } => return None,
         })
     }
 }
@@ -97,14 +98,14 @@ impl Requests {
         place.is_some_and(|place| self.queue.remove(&place).is_some())
     }
 
-    #[cfg(test)]
+    /// Number of requests that were not taken.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
 
     pub(super) fn check_invariants(&self, open: &Open, is_followed: impl Fn(&RoomName) -> bool) {
         let mut released = HashSet::new();
-        let mut tells = 0;
+        let (mut tells, mut says) = (0, 0);
         for (place, request) in &self.queue {
             if let Some(subject) = Subject::of(request) {
                 let known = self.places.get(&subject);
@@ -119,13 +120,14 @@ impl Requests {
                     assert!(is_taken, "claim {} was never taken", login.number);
                 }
                 Request::Tell { .. } => tells += 1,
+                Request::Say { .. } => says += 1,
                 _ => {}
             }
         }
         assert_eq!(tells, self.tells, "answers for other nodes");
         assert!(tells <= TELLS_MAX, "too many answers for other nodes");
         let untaken = self.queue.len();
-        assert_eq!(untaken, self.places.len() + released.len() + tells);
+        assert_eq!(untaken, self.places.len() + released.len() + tells + says);
         for subject in self.places.keys() {
             match subject {
                 Subject::Number(number) => {
@@ -152,6 +154,7 @@ mod tests {
     fn beat(name: &str, members: u32) -> Request {
         Request::Beat {
             room: room(name),
+            watches: false,
             members,
             login: None,
         }

@@ -7,14 +7,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::RoomShard;
+use super::{Room, RoomShard};
 use crate::base::{
-    CloseReason, Compressed, ConnId, Identity, Now, Offset, RecoveryOutcome, RoomName, Since,
+    CloseReason, Compressed, ConnId, Identity, Limits, NodeId, Now, Offset, Position,
+    RecoveryOutcome, RoomName, Since,
 };
-use crate::exchange::{Effect, Replay};
-use crate::room::recovery::{Missing, recover};
+use crate::exchange::{Effect, Replay, Subscribed, Terms};
+use crate::room::recovery::{Missing, Recovery, recover};
+use crate::wire::centrifugo::reply::SubscribeResult;
 use crate::wire::frame::FramesBuilder;
-use crate::wire::raw::{self, WireForm, put_publication};
+use crate::wire::raw::{self, WireForm, put_answered, put_publication};
 
 impl RoomShard {
     /// Makes a connection a member: now, or when the room is known.
@@ -23,13 +25,12 @@ impl RoomShard {
         now: Now,
         who: (ConnId, Option<Arc<Identity>>),
         name: RoomName,
-        form: WireForm,
-        since: Since,
+        wants: Wants,
     ) {
         if self.following.is_some() {
-            self.join_when_known(now, who, name, form, since);
+            self.join_when_known(now, who, name, wants);
         } else {
-            self.join(who, name, form, since);
+            self.join(who, name, wants);
         }
     }
 
@@ -37,19 +38,28 @@ impl RoomShard {
         &mut self,
         (conn, identity): (ConnId, Option<Arc<Identity>>),
         name: RoomName,
-        form: WireForm,
-        since: Since,
+        wants: Wants,
     ) {
+        let Wants { form, since, .. } = wants;
         self.release(&name);
+        let limits = self.limits.clone();
         let Some((room, effects)) = self.room_or_new(&name) else {
             let reason = CloseReason::ChannelLimit;
-            self.effects.push_back(Effect::JoinRefused { conn, reason });
+            let room = name;
+            let refused = Effect::JoinRefused { conn, room, reason };
+            self.effects.push_back(refused);
             return;
         };
         room.members[form.index()] += 1;
-        room.presence.join(conn, identity);
+        room.presence.join(conn, identity.clone());
+        if wants.terms.watches {
+            room.watchers.insert(conn);
+        }
         let position = room.position();
-        let recovery = recover(&room.history, position, since);
+        let mut recovery = recover(&room.history, position, since);
+        let missing = recovery.missing;
+        let result = (form == WireForm::Centrifugo)
+            .then(|| Box::new(room.subscribed(&wants, &mut recovery, &limits)));
         let owed_after = match since {
             Since::Last(_) => position.offset,
             _ => recovery.after,
@@ -59,7 +69,9 @@ impl RoomShard {
             Missing::Known(count) => Some(count),
             Missing::Unknown => None,
         };
-        if recovery.after < position.offset || recovery.missing != Missing::Nothing {
+        let is_behind = recovery.after < position.offset || recovery.missing != Missing::Nothing;
+        let is_heavy = (result.as_ref()).is_some_and(|result| result.is_heavy(&limits));
+        if is_behind || is_heavy || wants.terms.is_held {
             room.catching_up.insert(conn);
         }
         let frames = form
@@ -74,11 +86,19 @@ impl RoomShard {
             owed_after,
             is_incomplete: recovery.missing != Missing::Nothing,
             frames,
+            result,
         });
         self.tell_online(&name);
+        if wants.terms.watches {
+            self.note_watcher(&name);
+        }
+        self.tell_watchers(&name, true, conn, identity.as_deref());
         // Who asks for the newest asks for nothing in particular.
-        if matches!(since, Since::Position(_) | Since::Time(_)) {
-            self.totals.count_recovery(match recovery.missing {
+        if matches!(
+            since,
+            Since::Position(_) | Since::Offset(_) | Since::Time(_)
+        ) {
+            self.totals.count_recovery(match missing {
                 Missing::Nothing => RecoveryOutcome::Complete,
                 Missing::Known(_) => RecoveryOutcome::Lossy,
                 Missing::Unknown => RecoveryOutcome::Unknown,
@@ -101,6 +121,7 @@ impl RoomShard {
             self.limits.merge_bytes_max(),
         );
         let gzip_bytes_min = self.limits.gzip_bytes_min;
+        let node = self.node();
         let Some(room) = self.rooms.get_mut(&name) else {
             debug_assert!(false, "{name} is caught up with and does not exist");
             return;
@@ -124,7 +145,7 @@ impl RoomShard {
                     outcome = Replay::More(Offset(publication.offset.0 - 1));
                     break;
                 }
-                if echo || publication.origin != conn {
+                if echo || !publication.is_from(node, conn) {
                     compressed +=
                         put_publication(&mut frames, form, &name, &publication, gzip_bytes_min);
                 }
@@ -160,12 +181,80 @@ impl RoomShard {
             "{name} was left more often than joined"
         );
         room.members[form.index()] -= 1;
-        room.presence.leave(conn);
+        let identity = room.presence.leave(conn);
         room.catching_up.remove(&conn);
+        room.watchers.remove(&conn);
+        self.tell_watchers(name, false, conn, identity.as_deref());
         self.leave_login(name, conn);
         self.note_changed(name);
         self.remove_if_idle(name);
     }
+}
+
+impl RoomShard {
+    /// This node, in a cluster.
+    pub(super) fn node(&self) -> Option<NodeId> {
+        self.following.as_ref().map(|following| following.node)
+    }
+}
+
+impl Room {
+    /// What a subscription comes to that was asked for by a command: all that was missed or, where
+    /// some of it cannot be given, nothing. What does not fit the answer is left to be caught up.
+    fn subscribed(&self, wants: &Wants, recovery: &mut Recovery, limits: &Limits) -> Subscribed {
+        let position = self.position();
+        let keeps_any = limits.history_publications_max > 0;
+        let mut result = SubscribeResult {
+            position: keeps_any.then_some(position),
+            was_recovering: keeps_any && wants.since != Since::Now,
+            ..SubscribeResult::default()
+        };
+        let mut publications = 0;
+        let is_complete = std::mem::replace(&mut recovery.missing, Missing::Nothing);
+        if result.was_recovering && is_complete == Missing::Nothing {
+            result.is_recovered = true;
+            let after = recovery.after;
+            result.position = Some(Position {
+                offset: after,
+                ..position
+            });
+            recovery.after = position.offset;
+            let mut given = after;
+            for publication in self.history.after(after) {
+                if wants.terms.answer_bytes_max == 0
+                    || publications == limits.outbound_publications_max
+                    || result.publications.len() + publication.payload.len()
+                        > wants.terms.answer_bytes_max
+                {
+                    recovery.after = given;
+                    break;
+                }
+                if !result.publications.is_empty() {
+                    result.publications.push(b',');
+                }
+                put_answered(&mut result.publications, &publication);
+                given = publication.offset;
+                publications += 1;
+            }
+        } else {
+            recovery.after = position.offset;
+        }
+        Subscribed {
+            result,
+            publications,
+        }
+    }
+}
+
+/// How somebody wants to be a member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wants {
+    /// How it receives.
+    pub(super) form: WireForm,
+    /// From where.
+    pub(super) since: Since,
+    /// What goes with a command.
+    pub(super) terms: Terms,
 }
 
 /// Most publications in one part of what a member missed. Live publications wait behind the parts
@@ -178,8 +267,10 @@ mod tests {
     use std::time::Duration;
 
     use super::super::RoomShard;
-    use crate::base::{ConnId, Instant, Limits, Now, Offset, RoomBudget, RoomName, Since};
-    use crate::exchange::{Broadcast, Effect, Job, Replay};
+    use crate::base::{
+        ConnId, Instant, Limits, Now, Offset, Position, RoomBudget, RoomName, Since,
+    };
+    use crate::exchange::{Broadcast, Effect, Job, Replay, Terms};
     use crate::wire::frame::Payload;
     use crate::wire::raw::WireForm;
 
@@ -203,6 +294,7 @@ mod tests {
             identity: None,
             payload: Payload::text(text.into()),
             taken_at: Instant::ORIGIN,
+            command: 0,
         }
     }
 
@@ -214,6 +306,7 @@ mod tests {
             form,
             since,
             identity: None,
+            terms: Terms::default(),
         }
     }
 
@@ -347,6 +440,7 @@ mod tests {
             form: WireForm::Raw,
             identity: None,
             since: Since::Last(9),
+            terms: Terms::default(),
         };
         shard.handle_job(now(start, 1), job);
         let mut after = Offset(0);
@@ -384,6 +478,63 @@ mod tests {
     }
 
     #[test]
+    fn a_room_that_has_gone_goes_on_where_it_stood() {
+        let start = Instant::ORIGIN;
+        let limits = Limits {
+            history_ttl: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        let mut shard = shard(&limits, start);
+        let mut join = |ms, since| {
+            let time = now(start, ms);
+            shard.handle_timeout(time);
+            assert_eq!(shard.rooms_len(), 0);
+            let form = WireForm::Json;
+            let job = Job::Subscribe {
+                conn: A,
+                room: room(),
+                form,
+                since,
+                identity: None,
+                terms: Terms::default(),
+            };
+            shard.handle_job(time, job);
+            let epoch = shard.rooms.get(&room()).expect("the room is there").epoch;
+            let mut said = None;
+            while let Some(effect) = shard.poll_effect() {
+                if let Effect::Joined {
+                    offset,
+                    after,
+                    is_incomplete,
+                    ..
+                } = effect
+                {
+                    said = Some((offset.0, after.0, is_incomplete));
+                }
+            }
+            shard.handle_job(time, publish(A, "x"));
+            let leave = Job::Unsubscribe {
+                conn: A,
+                room: room(),
+                form,
+            };
+            shard.handle_job(time, leave);
+            let at = move |offset| {
+                let offset = Offset(offset);
+                Since::Position(Position { epoch, offset })
+            };
+            (said.expect("a join is answered"), at)
+        };
+        let (said, at) = join(0, Since::Now);
+        assert_eq!(said, (0, 0, false));
+        // An hour later the publication has expired, and with it the room.
+        let hour = 3_600_000;
+        assert_eq!(join(hour, at(1)).0, (1, 1, false));
+        assert_eq!(join(2 * hour, at(1)).0, (2, 2, true));
+        assert_eq!(join(3 * hour, at(4)).0, (3, 3, true), "not there yet");
+    }
+
+    #[test]
     fn strangers_who_make_up_rooms_stay_within_memory_and_places() {
         let start = Instant::ORIGIN;
         let limits = Limits {
@@ -402,6 +553,7 @@ mod tests {
                 identity: None,
                 payload,
                 taken_at: start,
+                command: 0,
             };
             shard.handle_job(now(start, number), job);
             shard.handle_timeout(now(start, number));

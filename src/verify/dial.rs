@@ -20,7 +20,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::{WebSocket, WebSocketConfig};
 
-use super::Error;
+use super::{Error, Protocol};
 
 /// A connection, non-blocking.
 pub(super) type Socket = WebSocket<TcpStream>;
@@ -69,14 +69,15 @@ impl fmt::Display for Refusal {
 #[derive(Debug)]
 pub(super) struct Target {
     addresses: Vec<SocketAddr>,
-    /// Scheme, host, path and query, up to and with `?` or `&`.
-    prefix: String,
+    /// Scheme, host, path and query.
+    base: String,
+    /// Sent in the query, unless a command carries it.
     token: Option<String>,
 }
 
 impl Target {
     /// Looks the host up, once for the whole run.
-    pub(super) fn new(uri: &Uri, token: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn new(uri: &Uri, protocol: Protocol, token: Option<&str>) -> Result<Self, Error> {
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(80);
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -85,18 +86,19 @@ impl Target {
             .map_err(|error| Error::Connect(format!("{host}: {error}")))?
             .collect();
         let path = match uri.path() {
-            "" | "/" => "/ws",
+            "" | "/" | "/ws" => protocol.path(),
             path => path,
         };
         let authority = uri.authority().map_or("", |part| part.as_str());
-        let prefix = match uri.query() {
-            Some(query) => format!("ws://{authority}{path}?{query}&"),
-            None => format!("ws://{authority}{path}?"),
+        let base = match uri.query() {
+            Some(query) => format!("ws://{authority}{path}?{query}"),
+            None => format!("ws://{authority}{path}"),
         };
-        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+        let token = token.filter(|token| !token.is_empty() && protocol == Protocol::Raw);
+        let token = token.map(str::to_owned);
         Ok(Self {
             addresses,
-            prefix,
+            base,
             token,
         })
     }
@@ -108,7 +110,12 @@ impl Target {
         if let Some(token) = &self.token {
             query.append_pair("token", token);
         }
-        format!("{}{}", self.prefix, query.finish())
+        let query = query.finish();
+        match (query.is_empty(), self.base.contains('?')) {
+            (true, _) => self.base.clone(),
+            (false, true) => format!("{}&{query}", self.base),
+            (false, false) => format!("{}?{query}", self.base),
+        }
     }
 
     fn open(&self, parameters: &[(&'static str, String)]) -> Result<Socket, Refusal> {
@@ -209,7 +216,7 @@ mod tests {
     fn the_url_keeps_what_was_given_and_encodes_what_is_added() {
         let check = |url: &str, token, expected: &str| {
             let uri: Uri = url.parse().expect("a URL");
-            let target = Target::new(&uri, token).expect("a loopback address");
+            let target = Target::new(&uri, Protocol::Raw, token).expect("a loopback address");
             let parameters = [("room", "verify:a&b:0".to_owned())];
             assert_eq!(target.url(&parameters), expected);
         };
@@ -228,5 +235,23 @@ mod tests {
             Some("t.u"),
             "ws://127.0.0.1/push?a=1&room=verify%3Aa%26b%3A0&token=t.u",
         );
+    }
+
+    #[test]
+    fn no_path_and_that_of_ws_stand_for_that_of_the_protocol() {
+        for (url, expected) in [
+            ("ws://127.0.0.1:1", "ws://127.0.0.1:1/connection/websocket"),
+            ("ws://[::1]:1/ws", "ws://[::1]:1/connection/websocket"),
+            (
+                "ws://[::1]:1/?user=a",
+                "ws://[::1]:1/connection/websocket?user=a",
+            ),
+            ("ws://[::1]:1/push/ws", "ws://[::1]:1/push/ws"),
+        ] {
+            let uri: Uri = url.parse().expect("a URL");
+            let target = Target::new(&uri, Protocol::Centrifugo, Some("t"));
+            let target = target.expect("a loopback address");
+            assert_eq!(target.url(&[]), expected);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //!   behind what the next one sent.
 //! - `skipped` and `joined.lost` name a stretch of offsets that the member was *told* of. A loss of
 //!   unknown size (-1) tells of all up to the next publication.
+//! - Who begins anew at an offset was told of everything up to it, and of nothing behind it.
 //! - At the end, a letter that was sent and neither received nor told, or an offset that was neither,
 //!   is *lost silently*.
 //! - What the server says and then belies is a *contradiction*: two letters with one offset, a letter
@@ -168,6 +169,26 @@ impl Book {
             era.told.insert_all(end.saturating_add(1), u64::MAX);
             self.is_blank = true;
             self.eras.push(Era::new(epoch, None, offset));
+        }
+    }
+
+    /// Notes that a member begins behind `offset`: nothing up to there comes any more, which a member
+    /// that was there before is told thereby, and everything behind it does.
+    pub(super) fn handle_restart(&mut self, epoch: &str, offset: u64, tally: &mut Tally) {
+        match self.eras.last_mut() {
+            Some(era) if *era.epoch == *epoch => match offset.checked_sub(era.position) {
+                Some(count) => self.tell(count, tally),
+                // What it has had is not taken back.
+                None => tally.contradicted += 1,
+            },
+            before => {
+                if let Some(era) = before {
+                    era.told
+                        .insert_all(era.position.saturating_add(1), u64::MAX);
+                    self.is_blank = true;
+                }
+                self.eras.push(Era::new(epoch, Some(offset), offset));
+            }
         }
     }
 
@@ -397,6 +418,8 @@ pub(super) struct Sent {
     pub(super) count: u64,
     /// Those that were sent on connections which then broke: they may not have arrived.
     pub(super) doubtful: Ranges,
+    /// What it was told that cannot be true.
+    pub(super) contradictions: Vec<String>,
 }
 
 /// What the audit found.
@@ -571,7 +594,7 @@ mod tests {
                 sent: Sent {
                     room: 0,
                     count: sent,
-                    doubtful: Ranges::default(),
+                    ..Sent::default()
                 },
             };
             case.joined("a", 0, true, 0);
@@ -581,6 +604,10 @@ mod tests {
         fn joined(&mut self, epoch: &str, offset: u64, is_recovered: bool, lost: i64) {
             self.book
                 .handle_joined(epoch, offset, is_recovered, lost, &mut self.tally);
+        }
+
+        fn restart(&mut self, epoch: &str, offset: u64) {
+            self.book.handle_restart(epoch, offset, &mut self.tally);
         }
 
         /// Receives letters by offset and number.
@@ -733,6 +760,40 @@ mod tests {
         case.joined("b", 0, true, 0);
         case.receive([(1, 4)]);
         case.assert([0, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn who_begins_anew_in_the_same_epoch_was_told_of_what_is_between() {
+        let mut case = Case::new(8);
+        case.receive_plain([1, 2]);
+        case.restart("a", 5);
+        case.receive_plain([6, 7, 8]);
+        case.assert([0, 0, 0, 3, 0]);
+        assert!(case.is_settled());
+    }
+
+    #[test]
+    fn what_comes_behind_a_new_beginning_is_not_excused() {
+        let mut case = Case::new(8);
+        case.receive_plain([1, 2]);
+        case.restart("a", 5);
+        case.receive_plain([7, 8]);
+        case.assert([0, 0, 0, 3, 1]);
+        let mut case = Case::new(6);
+        case.receive_plain([1, 2]);
+        case.restart("b", 3);
+        // Offset 4 of the new epoch is a hole.
+        case.receive([(5, 5), (6, 6)]);
+        assert_eq!(case.audit().silent, 1);
+        assert_eq!(case.audit().told, 1);
+    }
+
+    #[test]
+    fn a_beginning_before_what_was_received_is_a_contradiction() {
+        let mut case = Case::new(3);
+        case.receive_plain([1, 2, 3]);
+        case.restart("a", 2);
+        case.assert([0, 0, 1, 0, 0]);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! server, so that one mistake cannot be on both sides.
 //! Never: runs for longer than its options say, or uses a room that anybody else is in.
 //!
-//! - `letter`: what is published and the envelopes it comes back in
+//! - `letter`: what is published and the envelopes it comes back in; `centrifugo`: the commands and
+//!   replies of that protocol, which members and publishers may speak instead
 //! - `ranges`, `ledger`: the books and their audit, pure
 //! - `dial`: threads that open connections; `reader`: threads that serve members;
 //!   `publisher`: threads that serve publishers
@@ -21,6 +22,7 @@
 //! Given the URLs of several nodes, everybody who comes back does so to the next of them: what one node
 //! has told must mean the same on every other.
 
+mod centrifugo;
 mod dial;
 mod ledger;
 mod letter;
@@ -43,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use options::Options;
+pub use options::{Options, Protocol};
 
 use self::ledger::{Audit, Book, Numbering, Sent, Tally};
 use self::publisher::Publishers;
@@ -203,7 +205,7 @@ pub fn run_to(options: &Options, out: &mut dyn Write) -> Result<Verdict, Error> 
     let uris = options.check()?;
     let targets = uris
         .iter()
-        .map(|uri| dial::Target::new(uri, options.token.as_deref()));
+        .map(|uri| dial::Target::new(uri, options.protocol, options.token.as_deref()));
     let targets: Vec<dial::Target> = targets.collect::<Result<_, _>>()?;
     let connections = options.members as usize + options.publishers as usize;
     // Each connection is an open file. If the limit stays too low, connecting says so.
@@ -410,6 +412,7 @@ fn settle_account(shared: &Shared, readings: Vec<Reading>, sent: &[Sent]) -> Acc
         cuts: read(&shared.progress.cuts),
         resumes: read(&shared.progress.resumes),
         closes: BTreeMap::new(),
+        unsubscribes: BTreeMap::new(),
         latency: Histogram::new(),
         findings: Vec::new(),
         away: 0,
@@ -423,6 +426,9 @@ fn settle_account(shared: &Shared, readings: Vec<Reading>, sent: &[Sent]) -> Acc
         for (reason, count) in reading.closes {
             *account.closes.entry(reason).or_default() += count;
         }
+        for (reason, count) in reading.unsubscribes {
+            *account.unsubscribes.entry(reason).or_default() += count;
+        }
         account.findings.extend(reading.findings);
         account.away += reading.away.len() as u64;
         if !reading.away.is_empty() {
@@ -435,6 +441,12 @@ fn settle_account(shared: &Shared, readings: Vec<Reading>, sent: &[Sent]) -> Acc
         // Whoever could not come back misses things, and knows.
         let is_here = |(member, _): &(usize, Book)| !reading.away.contains(member);
         books.extend(reading.books.into_iter().filter(is_here));
+    }
+    for (publisher, sent) in sent.iter().enumerate() {
+        account.tally.contradicted += sent.contradictions.len() as u64;
+        let told = sent.contradictions.iter();
+        let named = told.map(|what| format!("publisher {publisher}: {what}"));
+        account.findings.extend(named);
     }
     for room in 0..shared.options.rooms as usize {
         let members: Vec<(usize, &Book)> = books

@@ -1,10 +1,10 @@
 //! The options of `roomcast verify`, and the rules between them.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use http::Uri;
 
-use super::Error;
 use super::letter::SIZE_MIN;
+use super::{Error, centrifugo};
 
 /// Most messages one run may publish: every reader keeps eight bytes for each.
 const MESSAGES_MAX: u64 = 10_000_000;
@@ -17,10 +17,15 @@ const MESSAGES_MAX: u64 = 10_000_000;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "roomcast verify", bin_name = "roomcast verify", version)]
 pub struct Options {
-    /// Where to connect: ws://HOST:PORT/ws. What stands in the query is kept. Given once for each node
-    /// of a cluster; members and publishers are dealt over all, and each resumes on the next one.
+    /// Where to connect: ws://HOST:PORT/ws. The path /ws, or none, stands for the path of the
+    /// protocol; any other path is kept, and so is the query. Given once for each node of a cluster;
+    /// members and publishers are dealt over all, and each resumes on the next one.
     #[arg(long = "url", value_name = "URL", required = true)]
     pub urls: Vec<String>,
+
+    /// What members and publishers speak.
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Protocol::Raw)]
+    pub protocol: Protocol,
 
     /// Members, spread evenly over the rooms. Each is one connection and one open file, here and
     /// there.
@@ -52,10 +57,31 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(SIZE_MIN as i64..=1 << 20))]
     pub size: u32,
 
-    /// Connection token, sent as a query parameter by every connection. It must open the rooms
+    /// Connection token, sent by every connection: as a query parameter, or in the command connect. It
+    /// must open the rooms
     /// verify:* for joining and publishing, and its user must be allowed several logins.
     #[arg(long, value_name = "T", env = "ROOMCAST_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+}
+
+/// What members and publishers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// roomcast's own, at /ws: members read JSON envelopes, a publication is a message
+    Raw,
+    /// That of the Centrifugo SDKs, at /connection/websocket: members subscribe, publishers wait for
+    /// the answers to their commands
+    Centrifugo,
+}
+
+impl Protocol {
+    /// Where a server has it.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Raw => "/ws",
+            Self::Centrifugo => centrifugo::PATH,
+        }
+    }
 }
 
 fn parse_cuts(text: &str) -> Result<f64, String> {
@@ -128,6 +154,7 @@ mod tests {
             "--url ws://[::1]:1/ws --rooms 2 --members 2 --publishers 2",
             "--url ws://h/ws --publishers 100 --rate 1000 --secs 100",
             "--url ws://h/ws --size 64 --cuts 0",
+            "--url ws://h --protocol centrifugo",
             "--url ws://h/ws --url ws://[::1]:1/ws",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
@@ -139,6 +166,7 @@ mod tests {
             ("--url localhost", "ws://"),
             ("--url ws://h/ws --url h", "ws://"),
             ("--url ws://u:p@h/ws", "no user"),
+            ("--url ws://h/ws --protocol mqtt", "centrifugo"),
             ("--url ws://h/ws --rooms 3", "--rooms"),
             ("--url ws://h/ws --members 0", "--members"),
             ("--url ws://h/ws --size 63", "--size"),

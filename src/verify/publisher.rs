@@ -5,9 +5,12 @@
 //! and nothing grows.
 //!
 //! A publisher is a member of its room too (there is no other way to publish into one), with `echo=0`,
-//! and reads what comes only to throw it away, and to stay away for as long as it is asked to. When its connection breaks, whatever that connection
-//! sent is doubtful: it may have been on its way. A connection that ends with the answer to its close
-//! frame leaves no doubt, because what came before a close frame is published.
+//! and reads what comes only to throw it away, and to stay away for as long as it is asked to. When its
+//! connection breaks, whatever that connection sent is doubtful: it may have been on its way. A
+//! connection that ends with the answer to its close frame leaves no doubt, because what came before a
+//! close frame is published. Publishers that wait for answers know more: see [`replies`].
+
+mod replies;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,10 +19,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tungstenite::{Error as WsError, Message};
 
+use self::replies::Talk;
 use super::dial::{Answer, Order, Socket};
 use super::ledger::Sent;
 use super::letter::{Envelope, Letter, absence};
-use super::{Error, Phase, Shared};
+use super::{Error, Phase, Protocol, Shared};
 
 /// Rest after a round in which nothing was to do.
 const REST: Duration = Duration::from_millis(1);
@@ -48,6 +52,12 @@ struct Desk {
     absence: Option<Duration>,
     /// Something is written and not yet in the socket.
     is_unsent: bool,
+    /// What the present connection has said, if it speaks by commands.
+    talk: Talk,
+    /// Whether it was ever let in.
+    is_joined: bool,
+    /// Why the server does not want it.
+    refusal: Option<String>,
 }
 
 enum Link {
@@ -94,6 +104,9 @@ impl Publishers {
                 attempts: 0,
                 absence: None,
                 is_unsent: false,
+                talk: Talk::default(),
+                is_joined: false,
+                refusal: None,
             })
             .collect();
         Self {
@@ -126,6 +139,13 @@ impl Publishers {
             let mut is_idle = true;
             for desk in &mut self.desks {
                 is_idle &= !desk.turn(phase, &self.shared, self.interval);
+                if let Some(refusal) = desk.refusal.take()
+                    && phase == Phase::Joining
+                {
+                    let text = format!("publisher {}: {refusal}", desk.publisher);
+                    // One reason is enough, so a full channel is no loss.
+                    let _ = self.failures.try_send(Error::Connect(text));
+                }
             }
             let mut rest = if is_idle { REST } else { Duration::ZERO };
             while let Ok(answer) = self.answers.1.recv_timeout(rest) {
@@ -134,8 +154,13 @@ impl Publishers {
             }
         }
         for desk in &mut self.desks {
+            if matches!(desk.link, Link::Open(_)) {
+                for _ in 0..desk.talk.passed_over() {
+                    desk.contradict("a publication was never answered, and later ones were");
+                }
+            }
             if !matches!(desk.link, Link::Done) {
-                desk.doubt();
+                desk.doubt(self.shared.options.protocol);
             }
         }
         let sent = |desk: Desk| (desk.publisher, desk.sent);
@@ -163,14 +188,18 @@ impl Publishers {
                 desk.link = Link::Done;
                 continue;
             }
-            let order = Order {
-                who: desk.publisher,
-                node: desk.node,
-                parameters: vec![
+            let parameters = match self.shared.options.protocol {
+                Protocol::Raw => vec![
                     ("room", self.shared.room_name(desk.sent.room)),
                     ("format", "json".to_owned()),
                     ("echo", "0".to_owned()),
                 ],
+                Protocol::Centrifugo => Vec::new(),
+            };
+            let order = Order {
+                who: desk.publisher,
+                node: desk.node,
+                parameters,
                 answers: self.answers.0.clone(),
             };
             if self.orders.try_send(order).is_ok() {
@@ -187,13 +216,15 @@ impl Publishers {
         };
         match answer.outcome {
             Ok(socket) => {
-                if desk.attempts == 0 && desk.sent.count == 0 {
-                    self.shared.joined.fetch_add(1, Relaxed);
-                }
                 desk.attempts = 0;
                 desk.connection_first = desk.sent.count + 1;
                 desk.is_unsent = false;
                 desk.link = Link::Open(Box::new(socket));
+                if self.shared.options.protocol == Protocol::Centrifugo {
+                    desk.greet(&self.shared);
+                } else if !std::mem::replace(&mut desk.is_joined, true) {
+                    self.shared.joined.fetch_add(1, Relaxed);
+                }
             }
             Err(refusal) => {
                 if is_joining {
@@ -215,7 +246,9 @@ impl Publishers {
 impl Desk {
     /// Reads, flushes, sends what is due. Returns whether anything was to do.
     fn turn(&mut self, phase: Phase, shared: &Shared, interval: Duration) -> bool {
+        let is_by_commands = shared.options.protocol == Protocol::Centrifugo;
         let outcome = match &mut self.link {
+            Link::Open(_) | Link::Closing(_) if is_by_commands => self.read_replies(shared),
             Link::Open(socket) | Link::Closing(socket) => read_away(socket, &mut self.absence),
             Link::Away(_) | Link::Dialing | Link::Done => return false,
         };
@@ -228,8 +261,10 @@ impl Desk {
         };
         let outcome = match phase {
             Phase::Running => self.send_what_is_due(shared, interval),
-            Phase::Stopping | Phase::Draining => self.close(),
-            Phase::Joining | Phase::Finished => Ok(false),
+            // Whoever waits for answers closes behind the last of them.
+            Phase::Stopping | Phase::Draining if self.talk.is_over() => self.close(),
+            Phase::Joining | Phase::Stopping | Phase::Draining => self.flush().map(|()| false),
+            Phase::Finished => Ok(false),
         };
         match outcome {
             Ok(did_send) => was_busy | did_send,
@@ -242,14 +277,17 @@ impl Desk {
 
     /// Returns whether anything was sent.
     fn send_what_is_due(&mut self, shared: &Shared, interval: Duration) -> Result<bool, WsError> {
+        self.flush()?;
         let Link::Open(socket) = &mut self.link else {
             return Ok(false);
         };
-        if self.is_unsent {
-            self.is_unsent = !is_done(socket.flush())?;
-        }
+        let is_by_commands = shared.options.protocol == Protocol::Centrifugo;
+        let room = shared.room_name(self.sent.room);
         let mut count = 0;
         while !self.is_unsent && count < TURN && self.next_due <= Instant::now() {
+            if is_by_commands && !self.talk.has_place() {
+                break;
+            }
             let letter = Letter {
                 publisher: u32::try_from(self.publisher).unwrap_or(u32::MAX),
                 number: self.sent.count + 1,
@@ -259,6 +297,11 @@ impl Desk {
             self.sent.count += 1;
             shared.sent[self.publisher].store(self.sent.count, Relaxed);
             shared.progress.published.fetch_add(1, Relaxed);
+            let text = if is_by_commands {
+                self.talk.publish(&room, letter.number, &text)
+            } else {
+                text
+            };
             self.is_unsent = !is_done(socket.send(Message::text(text)))?;
             self.next_due += interval;
             count += 1;
@@ -269,6 +312,13 @@ impl Desk {
             self.next_due = self.next_due.max(oldest);
         }
         Ok(count > 0)
+    }
+
+    fn flush(&mut self) -> Result<(), WsError> {
+        if let (Link::Open(socket), true) = (&mut self.link, self.is_unsent) {
+            self.is_unsent = !is_done(socket.flush())?;
+        }
+        Ok(())
     }
 
     /// Sends the close frame behind everything else. Returns whether it went out now.
@@ -298,7 +348,7 @@ impl Desk {
             self.link = Link::Done;
             return;
         }
-        self.doubt();
+        self.doubt(shared.options.protocol);
         self.node = shared.next_node(self.node);
         self.link = if is_ours {
             Link::Done
@@ -308,10 +358,16 @@ impl Desk {
         };
     }
 
-    fn doubt(&mut self) {
-        self.sent
-            .doubtful
-            .insert_all(self.connection_first, self.sent.count);
+    fn doubt(&mut self, protocol: Protocol) {
+        let doubtful = &mut self.sent.doubtful;
+        match protocol {
+            Protocol::Raw => doubtful.insert_all(self.connection_first, self.sent.count),
+            Protocol::Centrifugo => {
+                for number in self.talk.take_unanswered() {
+                    doubtful.insert(number);
+                }
+            }
+        }
         self.connection_first = self.sent.count + 1;
     }
 }
@@ -335,7 +391,7 @@ fn read_away(socket: &mut Socket, told: &mut Option<Duration>) -> Result<usize, 
 }
 
 /// Whether a call was carried out (true) or has to wait for the socket (false).
-fn is_done(outcome: Result<(), WsError>) -> Result<bool, WsError> {
+pub(super) fn is_done(outcome: Result<(), WsError>) -> Result<bool, WsError> {
     match outcome {
         Ok(()) => Ok(true),
         Err(WsError::Io(error))

@@ -5,6 +5,8 @@
 //! channel of the dialers when there was nothing to read; so a latency includes up to that much of
 //! the reader's own.
 
+mod replies;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,11 +15,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tungstenite::Message;
 
+use self::replies::Talk;
+use super::centrifugo::is_terminal;
 use super::dial::{Answer, Order, Refusal, Socket};
 use super::ledger::{Book, Entry, FINDINGS_MAX, Numbering, Tally};
 use super::letter::{Envelope, Letter, absence};
 use super::report::Histogram;
-use super::{Error, Phase, Shared};
+use super::{Error, Phase, Protocol, Shared};
 use crate::base::Prng;
 
 /// Rest after a round in which nothing came.
@@ -54,13 +58,17 @@ struct Seat {
 enum Link {
     /// Ordered from the dialers.
     Dialing,
-    /// Connected; `joined_at_ns` once the envelope has come.
+    /// Connected; `joined_at_ns` while it is known to be in its room.
     Open {
         socket: Box<Socket>,
         joined_at_ns: Option<u64>,
+        /// What it has said, if it speaks by commands.
+        talk: Talk,
     },
     /// Cut or closed, until then.
     Away(Instant),
+    /// Closed or refused for good.
+    Barred,
 }
 
 /// Why reading a connection stopped.
@@ -69,8 +77,8 @@ enum Stop {
     Empty,
     /// Its turn is over.
     Turn,
-    /// The connection is gone, for this reason.
-    Gone(String),
+    /// The connection is gone, for this reason, and with this code if there was a close frame.
+    Gone(String, Option<u16>),
 }
 
 /// What a reader hands back.
@@ -83,6 +91,8 @@ pub(super) struct Reading {
     pub(super) latency: Histogram,
     /// Connections that the server ended, by reason.
     pub(super) closes: BTreeMap<String, u64>,
+    /// Memberships that the server ended on connections that go on, by reason.
+    pub(super) unsubscribes: BTreeMap<String, u64>,
     pub(super) findings: Vec<String>,
     /// Members that were not connected at the end.
     pub(super) away: Vec<usize>,
@@ -147,6 +157,7 @@ impl Reader {
                 tally: Tally::default(),
                 latency: Histogram::new(),
                 closes: BTreeMap::new(),
+                unsubscribes: BTreeMap::new(),
                 findings: Vec::new(),
                 away: Vec::new(),
                 last_refusal: None,
@@ -179,14 +190,19 @@ impl Reader {
             }
         }
         for seat in self.seats {
-            if !matches!(
-                seat.link,
+            let waits_for = match &seat.link {
                 Link::Open {
                     joined_at_ns: Some(_),
                     ..
-                }
-            ) {
+                } => None,
+                Link::Open { talk, .. } => Some(talk.waits_for()),
+                Link::Dialing => Some("the handshake"),
+                Link::Away(_) | Link::Barred => Some("another attempt"),
+            };
+            if let Some(what) = waits_for {
                 self.out.away.push(seat.member);
+                let finding = format!("member {} is away, waiting for {what}", seat.member);
+                self.out.findings.push(finding);
             }
             self.out.books.push((seat.member, seat.book));
         }
@@ -199,13 +215,16 @@ impl Reader {
             if !matches!(seat.link, Link::Away(until) if until <= now) {
                 continue;
             }
-            let mut parameters = vec![
-                ("room", self.shared.room_name(seat.book.room())),
-                ("format", "json".to_owned()),
-            ];
-            if let Some((epoch, offset)) = seat.book.position() {
-                // The one room that was asked for, whatever personal room a token brings along.
-                parameters.push(("since", format!("{epoch}.{offset}")));
+            let mut parameters = Vec::new();
+            if self.shared.options.protocol == Protocol::Raw {
+                parameters = vec![
+                    ("room", self.shared.room_name(seat.book.room())),
+                    ("format", "json".to_owned()),
+                ];
+                if let Some((epoch, offset)) = seat.book.position() {
+                    // The one room that was asked for, whatever personal room a token brings along.
+                    parameters.push(("since", format!("{epoch}.{offset}")));
+                }
             }
             let order = Order {
                 who: seat.member,
@@ -230,7 +249,11 @@ impl Reader {
                 seat.link = Link::Open {
                     socket: Box::new(socket),
                     joined_at_ns: None,
+                    talk: Talk::default(),
                 };
+                if self.shared.options.protocol == Protocol::Centrifugo {
+                    self.greet(place);
+                }
             }
             Err(refusal) => {
                 seat.attempts += 1;
@@ -261,7 +284,8 @@ impl Reader {
 
     /// Reads one member's turn. Returns whether anything came.
     fn read(&mut self, place: usize) -> bool {
-        let mut count = 0;
+        let is_by_commands = self.shared.options.protocol == Protocol::Centrifugo;
+        let mut count = usize::from(is_by_commands && self.go_on_talking(place));
         let stop = loop {
             let Link::Open { socket, .. } = &mut self.seats[place].link else {
                 return false;
@@ -272,15 +296,20 @@ impl Reader {
             match socket.read() {
                 Ok(Message::Text(text)) => {
                     count += 1;
-                    self.handle_text(place, &text);
+                    if is_by_commands {
+                        self.handle_replies(place, &text);
+                    } else {
+                        self.handle_text(place, &text);
+                    }
                 }
                 Ok(Message::Close(Some(frame))) => {
-                    break Stop::Gone(format!("{} {}", u16::from(frame.code), frame.reason));
+                    let code = u16::from(frame.code);
+                    break Stop::Gone(format!("{code} {}", frame.reason), Some(code));
                 }
-                Ok(Message::Close(None)) => break Stop::Gone("no code".to_owned()),
+                Ok(Message::Close(None)) => break Stop::Gone("no code".to_owned(), None),
                 Ok(Message::Binary(_)) => {
                     count += 1;
-                    self.contradict(place, "a binary message came to a json member");
+                    self.contradict(place, "a binary message came to a member that reads JSON");
                 }
                 Ok(_) => count += 1,
                 Err(tungstenite::Error::Io(error))
@@ -291,11 +320,15 @@ impl Reader {
                 {
                     break Stop::Empty;
                 }
-                Err(error) => break Stop::Gone(error.to_string()),
+                Err(error) => break Stop::Gone(error.to_string(), None),
             }
         };
-        if let Stop::Gone(reason) = stop {
-            *self.out.closes.entry(reason).or_default() += 1;
+        if let Stop::Gone(reason, code) = stop {
+            *self.out.closes.entry(reason.clone()).or_default() += 1;
+            if is_by_commands && code.is_some_and(is_terminal) {
+                self.bar(place, reason);
+                return true;
+            }
             match self.seats[place].absence.take() {
                 Some(absence) => self.leave(place, Instant::now() + absence),
                 None => self.send_away(place, AWAY_MAX),

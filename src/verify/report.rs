@@ -130,6 +130,8 @@ pub(super) struct Account {
     pub(super) resumes: u64,
     /// Connections that the server ended, by reason.
     pub(super) closes: BTreeMap<String, u64>,
+    /// Memberships that the server ended on connections that go on, by reason.
+    pub(super) unsubscribes: BTreeMap<String, u64>,
     pub(super) latency: Histogram,
     pub(super) findings: Vec<String>,
     /// Members that could not come back, and why the last of them could not.
@@ -183,6 +185,9 @@ impl Account {
         )?;
         for (reason, count) in &self.closes {
             writeln!(out, "  closed by server: {reason} ({count})")?;
+        }
+        for (reason, count) in &self.unsubscribes {
+            writeln!(out, "  unsubscribed by server: {reason} ({count})")?;
         }
         for finding in &self.findings {
             writeln!(out, "  {finding}")?;

@@ -12,8 +12,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use super::api::client_name;
+use super::centrifugo;
+use super::centrifugo::push::{Sender, put_message, put_publication_push};
 use super::frame::{Frames, FramesBuilder, Payload, PayloadKind};
-use crate::base::{Compressed, ConnId, Epoch, Identity, Offset, Position, RoomName, Since, UserId};
+use crate::base::{
+    Compressed, ConnId, Epoch, Identity, NodeId, Offset, Position, RoomName, Since, UserId,
+};
 
 /// How a member receives publications. Each form in use is encoded once per publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +31,19 @@ pub enum WireForm {
     RawGzip,
     /// Like `Json`, and the envelopes of large publications as gzip in a binary frame.
     JsonGzip,
+    /// A frame is one push of the Centrifugo client protocol.
+    Centrifugo,
 }
 
 impl WireForm {
     /// Every form.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Json, Self::RawGzip, Self::JsonGzip];
+    pub const ALL: [Self; 5] = [
+        Self::Raw,
+        Self::Json,
+        Self::RawGzip,
+        Self::JsonGzip,
+        Self::Centrifugo,
+    ];
 
     /// Number of forms.
     pub const COUNT: usize = Self::ALL.len();
@@ -41,12 +54,19 @@ impl WireForm {
         matches!(self, Self::Json | Self::JsonGzip)
     }
 
+    /// Whether a member can be told of skips.
+    #[must_use]
+    pub fn tells_skips(self) -> bool {
+        !matches!(self, Self::Raw | Self::RawGzip)
+    }
+
     /// The same form with compression.
     #[must_use]
     pub fn compressed(self) -> Self {
         match self {
             Self::Raw | Self::RawGzip => Self::RawGzip,
             Self::Json | Self::JsonGzip => Self::JsonGzip,
+            Self::Centrifugo => Self::Centrifugo,
         }
     }
 
@@ -90,6 +110,17 @@ pub fn token_of(query: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes())
         .find(|(name, _)| name == "token")
         .map(|(_, token)| token.into_owned())
+}
+
+/// Who a query says it is from, where no token is needed.
+///
+/// # Errors
+/// When that is no user id.
+pub fn user_of(query: &str) -> Result<Option<UserId>, QueryError> {
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(name, _)| name == "user")
+        .map(|(_, user)| user_id(&user))
+        .transpose()
 }
 
 /// Reads the query of a request for `/ws`. Parameters that are not known are ignored, and so is
@@ -261,12 +292,33 @@ pub struct Publication<'a> {
     pub unix_ms: u64,
     /// The connection it came from.
     pub origin: ConnId,
+    /// The node of that connection, in a cluster.
+    pub node: Option<NodeId>,
     /// Who published it, if known.
     pub identity: Option<&'a Arc<Identity>>,
     /// The type of what was published.
     pub kind: PayloadKind,
     /// What was published.
     pub payload: &'a [u8],
+}
+
+impl Publication<'_> {
+    /// Whether it came from a connection of `node`.
+    #[must_use]
+    pub fn is_from(&self, node: Option<NodeId>, conn: ConnId) -> bool {
+        self.origin == conn && self.node == node
+    }
+
+    /// The client that it came from, as others are told; `None` if no client has published it.
+    fn with_sender<T>(&self, then: impl FnOnce(Option<Sender<'_>>) -> T) -> T {
+        if self.origin == ConnId::NONE {
+            return then(None);
+        }
+        then(Some(Sender {
+            client: &client_name(self.node, self.origin),
+            identity: self.identity.map(|identity| &**identity),
+        }))
+    }
 }
 
 /// Appends a publication to `frames` in the form that members of `room` receive. Publications of at
@@ -294,6 +346,7 @@ pub fn announcement(
         offset: Offset(0),
         unix_ms,
         origin: ConnId::NONE,
+        node: None,
         identity: None,
         kind: payload.kind(),
         payload: payload.bytes(),
@@ -311,11 +364,16 @@ fn put(
     gzip_bytes_min: usize,
 ) -> Compressed {
     let envelope;
-    let (kind, plain) = if form.is_json() {
-        envelope = publication_envelope(room, publication);
-        (PayloadKind::Text, &envelope[..])
-    } else {
-        (publication.kind, publication.payload)
+    let (kind, plain) = match form {
+        WireForm::Raw | WireForm::RawGzip => (publication.kind, publication.payload),
+        WireForm::Json | WireForm::JsonGzip => {
+            envelope = publication_envelope(room, publication);
+            (PayloadKind::Text, &envelope[..])
+        }
+        WireForm::Centrifugo => {
+            envelope = push(room, publication);
+            (PayloadKind::Text, &envelope[..])
+        }
     };
     let is_compressed = matches!(form, WireForm::RawGzip | WireForm::JsonGzip);
     if is_compressed && publication.payload.len() >= gzip_bytes_min {
@@ -329,6 +387,34 @@ fn put(
     }
     frames.push(kind, plain);
     Compressed::default()
+}
+
+/// A publication as a push of the Centrifugo client protocol; without a room it is a message.
+fn push(room: Option<&RoomName>, publication: &Publication<'_>) -> Vec<u8> {
+    let Publication { kind, payload, .. } = *publication;
+    let mut out = Vec::new();
+    match room {
+        Some(room) => publication.with_sender(|sender| {
+            put_publication_push(
+                &mut out,
+                room,
+                kind,
+                payload,
+                Some(publication.offset),
+                sender,
+            );
+        }),
+        None => put_message(&mut out, kind, payload),
+    }
+    out
+}
+
+/// Appends a publication to what is answered to a command of the Centrifugo client protocol.
+pub fn put_answered(out: &mut Vec<u8>, publication: &Publication<'_>) {
+    let Publication { kind, payload, .. } = *publication;
+    publication.with_sender(|sender| {
+        centrifugo::push::put_publication(out, kind, payload, Some(publication.offset), sender);
+    });
 }
 
 /// One gzip member (RFC 1952).
@@ -399,10 +485,24 @@ pub fn joined(
     }}))
 }
 
-/// Tells a member of a lossy room how many publications it missed.
+/// Tells the json members of a room that so many publications are lost.
 #[must_use]
-pub fn skipped(room: &RoomName, count: u64) -> Arc<Frames> {
+pub fn lost(room: &RoomName, count: u64) -> Arc<Frames> {
     envelope(&json!({ "skipped": { "room": room.as_str(), "count": count } }))
+}
+
+/// Tells a member of a lossy room how many publications it missed, if that can be told in its form.
+#[must_use]
+pub fn skipped(form: WireForm, room: &RoomName, count: u64) -> Option<Arc<Frames>> {
+    match form {
+        WireForm::Raw | WireForm::RawGzip => None,
+        WireForm::Json | WireForm::JsonGzip => Some(lost(room, count)),
+        WireForm::Centrifugo => {
+            let mut told = Vec::new();
+            centrifugo::push::put_skipped(&mut told, room, count);
+            Some(Frames::message(PayloadKind::Text, &told))
+        }
+    }
 }
 
 /// The heartbeat of a json connection: each room's last offset and number of members.
@@ -592,6 +692,7 @@ mod tests {
                 offset: Offset(1),
                 unix_ms: 2,
                 origin: ConnId::NONE,
+                node: None,
                 identity: None,
                 kind: PayloadKind::Text,
                 payload: &text.as_bytes()[..len],
@@ -639,6 +740,7 @@ mod tests {
             offset: Offset(u64::MAX),
             unix_ms: 1_763_683_200_123,
             origin: ConnId::NONE,
+            node: None,
             identity: Some(&identity),
             kind: PayloadKind::Text,
             payload: "h\u{1}\"é".as_bytes(),

@@ -57,8 +57,8 @@ struct InHand {
     is_open: bool,
     /// Payload bytes of the open message so far.
     open_bytes: u64,
-    /// The frame after those in hand breaks a rule.
-    failure: Option<CloseReason>,
+    /// How the input ends behind the frames in hand.
+    end: Option<InputEnd>,
 }
 
 /// How the input of a connection ended.
@@ -96,6 +96,14 @@ impl Inbound {
             self.0 = None;
         }
         polled
+    }
+
+    /// The input has ended like this, and is to be polled once more when something else is over.
+    pub fn put_back_end(&mut self, end: InputEnd) {
+        let in_hand = self.0.get_or_insert_default();
+        in_hand.yields = 0;
+        in_hand.fragments_follow = false;
+        in_hand.end = Some(end);
     }
 
     /// Whether all that was fed has been polled.
@@ -147,8 +155,8 @@ impl InHand {
         if !self.is_open {
             self.context = None;
         }
-        match self.failure {
-            Some(reason) => Err(InputEnd::Failed(reason)),
+        match &self.end {
+            Some(end) => Err(end.clone()),
             None => Ok(None),
         }
     }
@@ -159,7 +167,7 @@ impl InHand {
     }
 
     fn is_drained(&self) -> bool {
-        self.yields == 0 && !self.fragments_follow && self.failure.is_none()
+        self.yields == 0 && !self.fragments_follow && self.end.is_none()
     }
 
     /// Reads once from the context, which has a message, a control frame or fragments in hand.
@@ -228,13 +236,13 @@ impl InHand {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) => break,
                 Err(_) => {
-                    self.failure = Some(CloseReason::Protocol);
+                    self.end = Some(InputEnd::Failed(CloseReason::Protocol));
                     break;
                 }
             };
             let is_control = matches!(header.opcode, OpCode::Control(_));
             if is_control && payload_len > CONTROL_PAYLOAD_BYTES_MAX {
-                self.failure = Some(CloseReason::Protocol);
+                self.end = Some(InputEnd::Failed(CloseReason::Protocol));
                 break;
             }
             let is_continuation = header.opcode == OpCode::Data(Data::Continue);
@@ -243,7 +251,7 @@ impl InHand {
             if payload_len > message_bytes_max as u64
                 || before + payload_len > message_bytes_max as u64
             {
-                self.failure = Some(CloseReason::TooBig);
+                self.end = Some(InputEnd::Failed(CloseReason::TooBig));
                 break;
             }
             let end = whole + cursor.position() as usize + payload_len as usize;

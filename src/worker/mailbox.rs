@@ -94,7 +94,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::{CloseReason, ConnId};
+    use crate::base::{CloseReason, ConnId, RoomName};
 
     #[test]
     fn only_a_sleeper_is_woken_and_nobody_sleeps_over_a_call() {
@@ -146,7 +146,8 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..each {
                         let (conn, reason) = (ConnId::NONE, CloseReason::ChannelLimit);
-                        let effect = Effect::JoinRefused { conn, reason };
+                        let room = RoomName::new("r").expect("a good name");
+                        let effect = Effect::JoinRefused { conn, room, reason };
                         effects.send(effect).expect("the mailbox is there");
                         effects.call();
                     }

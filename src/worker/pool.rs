@@ -290,6 +290,7 @@ mod tests {
                     form: WireForm::ALL[0],
                     since: Since::Now,
                     identity: None,
+                    terms: crate::exchange::Terms::default(),
                 };
                 pool.gather(0, join);
             }
@@ -352,6 +353,7 @@ mod tests {
                         publications: Vec::new(),
                         online: 0,
                         generation: 1,
+                        is_watched: false,
                     });
                     tell(Event::Read { room, snapshot });
                 }
@@ -402,6 +404,7 @@ mod tests {
                 form: WireForm::ALL[0],
                 since: Since::Now,
                 identity: Some(Arc::new(identity)),
+                terms: crate::exchange::Terms::default(),
             };
             pool.gather(0, join);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Relay {
 #[derive(Default)]
 struct State {
     is_cut: bool,
+    /// Another server than the first.
+    server: Option<SocketAddr>,
     /// Both ends of what was passed on.
     ends: Vec<TcpStream>,
     refused: usize,
@@ -40,7 +42,7 @@ impl Relay {
                 let mut state = lock(&shared);
                 if state.is_cut {
                     state.refused += 1;
-                } else if let Ok(ends) = pass_on(client, server) {
+                } else if let Ok(ends) = pass_on(client, state.server.unwrap_or(server)) {
                     state.ends.extend(ends);
                 }
             }
@@ -65,6 +67,11 @@ impl Relay {
 
     pub(crate) fn mend(&self) {
         lock(&self.state).is_cut = false;
+    }
+
+    /// Passes further connections on to another server.
+    pub(crate) fn turn_to(&self, server: SocketAddr) {
+        lock(&self.state).server = Some(server);
     }
 
     /// Waits until at least `count` connections were dropped unheard.

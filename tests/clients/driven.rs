@@ -81,6 +81,23 @@ impl Driven {
         Self::spawn("npm ws", command)
     }
 
+    /// The npm package `centrifuge`, which is Centrifugo's for browsers and Node; told in `sdk.rs`.
+    pub(crate) fn sdk_node(url: &str, options: &Value) -> Self {
+        let mut command = node_script("sdk.mjs", "centrifuge");
+        command.arg(url).arg(options.to_string());
+        Self::spawn("npm centrifuge", command)
+    }
+
+    /// The PyPI package `centrifuge-python`; told in `sdk.rs`.
+    pub(crate) fn sdk_python(url: &str, options: &Value) -> Self {
+        let mut command = Command::new(tool("python/bin/python"));
+        command
+            .arg(script("sdk.py"))
+            .arg(url)
+            .arg(options.to_string());
+        Self::spawn("Python centrifuge", command)
+    }
+
     /// A headless Chromium, with these flags beside the usual ones.
     pub(crate) fn browser(flags: &[&str]) -> Self {
         let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
@@ -119,6 +136,14 @@ impl Driven {
             events,
             complaints,
         }
+    }
+
+    /// Lets the program stand still, and go on.
+    pub(crate) fn set_paused(&self, is_paused: bool) {
+        let signal = if is_paused { "-STOP" } else { "-CONT" };
+        let mut kill = Command::new("kill");
+        let status = kill.arg(signal).arg(self.child.id().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     pub(crate) fn order(&mut self, order: &Value) {
@@ -218,7 +243,7 @@ fn node_script(name: &str, package: &str) -> Command {
 }
 
 /// The path of something that `tests/run` installs below the target directory.
-fn tool(path: &str) -> PathBuf {
+pub(crate) fn tool(path: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     let path = target
         .expect("tmp is below target")

@@ -9,6 +9,7 @@
 //! - [`Wire`] is a TCP connection whose reads have a deadline: for HTTP and for garbage.
 //! - [`Client`] is a WebSocket on top of a `Wire`; [`Dial`] says how to open one.
 //! - [`Api`] is a back end that makes calls; [`post_request`] is one call as bytes.
+//! - [`Sdk`] is a client of the Centrifugo protocol that writes its commands itself.
 //! - [`Trial`] is the book-keeping around one connection that must end for a known reason.
 //! - [`Redis`] is a `redis-server`, and [`RedisRelay`] a network to it that can fail.
 //! - [`node`] is a daemon in a cluster, [`Load`] a load on it whose books must balance, and [`Probe`] measures
@@ -32,6 +33,7 @@ mod envelope;
 mod exposition;
 mod frame;
 mod redis;
+mod sdk;
 mod secret;
 mod trial;
 mod wait;
@@ -47,6 +49,7 @@ pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use envelope::{json_member, next, publication};
 pub(crate) use exposition::Exposition;
 pub(crate) use frame::{Frame, opcode};
+pub(crate) use sdk::{SDK_PATH, Sdk, lines_of, resume};
 pub(crate) use secret::{SecretFile, signed_token};
 pub(crate) use trial::Trial;
 pub(crate) use wait::{DEADLINE, linger, wait_for, wait_until};

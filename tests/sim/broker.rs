@@ -76,8 +76,8 @@ struct Room {
     complete_since_ms: u64,
     tokens: BTreeMap<Token, Position>,
     keys: BTreeMap<Box<str>, (Position, u64)>,
-    /// Connections of each node and until when they count.
-    counts: BTreeMap<NodeId, (u32, u64)>,
+    /// Connections of each node, whether some of them watch, and until when they count.
+    counts: BTreeMap<NodeId, (u32, bool, u64)>,
     /// The run in which its numbering was last known to be whole.
     run: u64,
     /// Nodes that must have read it before anything is numbered.
@@ -428,7 +428,7 @@ impl Broker {
                 let event = if prng.below(20) == 0 {
                     Event::ReadFailed(room.clone())
                 } else {
-                    let snapshot = self.read(room, *known, now);
+                    let snapshot = self.read(node, room, *known, now);
                     if waiting.run == self.run
                         && let Some(kept) = self.rooms.get_mut(room)
                     {
@@ -443,7 +443,7 @@ impl Broker {
             }
             Request::Look { number, room } => {
                 let outcome = match self.rooms.contains_key(room) {
-                    true => Ok(Some(Box::new(self.read(room, None, now)))),
+                    true => Ok(Some(Box::new(self.read(node, room, None, now)))),
                     false => Ok(None),
                 };
                 let number = *number;
@@ -478,7 +478,20 @@ impl Broker {
                 let (number, outcome) = (*number, Ok(()));
                 (by_number(number), Event::Forgotten { number, outcome })
             }
-            Request::Beat { room, members, .. } => {
+            Request::Say { room, bytes } => {
+                // What may have arrived is not said again, and what is said may be lost.
+                if !waiting.is_doubtful {
+                    let (room, bytes) = (room.clone(), bytes.clone());
+                    self.tell(&room.clone(), &Event::Said { room, bytes }, Some(prng));
+                }
+                return None;
+            }
+            Request::Beat {
+                room,
+                members,
+                watches,
+                ..
+            } => {
                 if *members == 0 {
                     if let Some(kept) = self.rooms.get_mut(room) {
                         kept.counts.remove(&node);
@@ -487,13 +500,14 @@ impl Broker {
                 }
                 let kept = self.room_or_new(room, now);
                 let until = now.unix_ms + COUNT_TTL.as_millis() as u64;
-                kept.counts.insert(node, (*members, until));
+                kept.counts.insert(node, (*members, *watches, until));
                 let (top, online) = (kept.position(), kept.online(now));
                 let event = Event::Beaten {
                     room: room.clone(),
                     top,
                     online,
                     generation: 0,
+                    is_watched: kept.is_watched(node, now),
                 };
                 (worker_of(room, shards), event)
             }
@@ -596,7 +610,7 @@ impl Broker {
         self.append(name, &shared, None, now, prng);
     }
 
-    fn read(&mut self, name: &RoomName, known: Option<Known>, now: Now) -> Snapshot {
+    fn read(&mut self, node: NodeId, name: &RoomName, known: Option<Known>, now: Now) -> Snapshot {
         let (keeps, run) = (self.keeps_of(name), self.run);
         let epochs = &mut self.epochs;
         let room = self
@@ -630,6 +644,7 @@ impl Broker {
             publications,
             online: room.online(now),
             generation: 0,
+            is_watched: room.is_watched(node, now),
         };
         self.log.note_told(name, top);
         snapshot
@@ -678,7 +693,7 @@ impl Broker {
                 }
                 room
             }
-            Event::Broken(room) | Event::Fed { room, .. } => room,
+            Event::Broken(room) | Event::Fed { room, .. } | Event::Said { room, .. } => room,
             _ => return Some((None, event)),
         };
         Some((Some(worker_of(room, line.shards)), event))
@@ -780,9 +795,16 @@ impl Room {
     fn online(&self, now: Now) -> u64 {
         let counts = self.counts.values();
         counts
-            .filter(|(_, until)| now.unix_ms < *until)
-            .map(|(count, _)| u64::from(*count))
+            .filter(|(_, _, until)| now.unix_ms < *until)
+            .map(|(count, _, _)| u64::from(*count))
             .sum()
+    }
+
+    /// Whether another node has members who watch.
+    fn is_watched(&self, node: NodeId, now: Now) -> bool {
+        self.counts
+            .iter()
+            .any(|(other, (_, watches, until))| *other != node && *watches && now.unix_ms < *until)
     }
 
     /// Whether it is what it must be for one who knows it up to there.
@@ -876,7 +898,8 @@ fn room_of(request: &Request) -> &RoomName {
         | Request::Look { room, .. }
         | Request::Append { room, .. }
         | Request::Forget { room, .. }
-        | Request::Beat { room, .. } => room,
+        | Request::Beat { room, .. }
+        | Request::Say { room, .. } => room,
         other => panic!("not asked for in this simulator: {other:?}"),
     }
 }

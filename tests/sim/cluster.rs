@@ -56,6 +56,8 @@ pub(super) struct Figures {
     pub(super) torn: u64,
     /// Offsets of torn epochs that members saw with two contents.
     pub(super) conflicts: u64,
+    /// Joins and leaves that were told on more than one node.
+    pub(super) told_widely: u64,
 }
 
 impl std::ops::AddAssign for Figures {
@@ -69,6 +71,7 @@ impl std::ops::AddAssign for Figures {
         self.resumed += more.resumed;
         self.torn += more.torn;
         self.conflicts += more.conflicts;
+        self.told_widely += more.told_widely;
     }
 }
 
@@ -735,7 +738,15 @@ impl Cluster {
                 .count();
             assert_eq!(self.broker.online(room, now), members as u64, "{room}");
         }
+        let mut nodes_told = BTreeMap::new();
+        for server in self.nodes.iter().chain(&self.dead) {
+            for change in &server.node.told_changes {
+                *nodes_told.entry(change).or_insert(0) += 1;
+            }
+        }
+        let told_widely = nodes_told.values().filter(|nodes| **nodes > 1).count();
         self.figures = Figures {
+            told_widely: told_widely as u64,
             resumed: self.figures.resumed,
             publications: self.broker.log.places.len() as u64,
             torn: self.broker.log.torn.len() as u64,

@@ -2,7 +2,7 @@
 //!
 //! Plays the shells' part for whoever drives it, who decides when, how much, and what time it is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
@@ -20,6 +20,8 @@ pub(super) struct Node {
     pub(super) jobs: Vec<VecDeque<Job>>,
     pub(super) effects: VecDeque<Effect>,
     pub(super) clients: Vec<Client>,
+    /// What those who watch were told of joins and leaves, by room.
+    pub(super) told_changes: BTreeSet<(String, Vec<u8>)>,
     /// What the texts of its clients begin with.
     name: String,
     peers: u16,
@@ -42,6 +44,7 @@ impl Node {
             jobs: (0..workers).map(|_| VecDeque::new()).collect(),
             effects: VecDeque::new(),
             clients: Vec::new(),
+            told_changes: BTreeSet::new(),
             name,
             peers: 0,
         }
@@ -219,7 +222,8 @@ impl Node {
         }
     }
 
-    /// A worker does some of its jobs; `see` is shown each before.
+    /// A worker does some of its jobs; `see` is shown each before. To the worker, some members are such
+    /// as watch who joins and who leaves; the hub, which knows better, tells nobody.
     pub(super) fn work_by(
         &mut self,
         now: Now,
@@ -228,9 +232,12 @@ impl Node {
         mut see: impl FnMut(&Job, &mut [Client]),
     ) {
         for _ in 0..count {
-            let Some(job) = self.jobs[worker].pop_front() else {
+            let Some(mut job) = self.jobs[worker].pop_front() else {
                 break;
             };
+            if let Job::Subscribe { conn, terms, .. } = &mut job {
+                terms.watches = conn.slot.is_multiple_of(3);
+            }
             see(&job, &mut self.clients);
             self.shards[worker].handle_job(now, job);
         }
@@ -241,6 +248,11 @@ impl Node {
     /// Takes what a worker has to say.
     pub(super) fn collect(&mut self, worker: usize) {
         while let Some(effect) = self.shards[worker].poll_effect() {
+            if let Effect::PresenceChanged { room, told } = &effect {
+                let change = (room.to_string(), told.bytes().to_vec());
+                let is_new = self.told_changes.insert(change);
+                assert!(is_new, "{room}: one change is told twice: {told:?}");
+            }
             self.effects.push_back(effect);
         }
     }

@@ -4,6 +4,10 @@
 //! their whole history. Numbers, replays and announces under one lock, so that whatever a test finds
 //! was planted.
 //! Never: shares code with the daemon; frames are taken apart here, byte by byte.
+//!
+//! At `/ws` it is roomcast's own; at `/connection/websocket` it carries out commands, see [`sdk`].
+
+mod sdk;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tungstenite::handshake::derive_accept_key;
 
 /// What goes wrong, once, at the offset [`AT`] of the first member that would receive it.
@@ -54,6 +59,23 @@ pub(crate) enum Plant {
     Shut,
     /// Everybody is refused.
     Closed,
+    // Where members and publishers speak by commands.
+    /// One member is dropped, and is told that it resumes from elsewhere than it asked for.
+    ReplayElsewhere,
+    /// A member is unsubscribed, with this code.
+    Unsubscribed { code: u64 },
+    /// A member is closed for good.
+    Terminal,
+    /// A publication fails, and may be tried again.
+    Refused,
+    /// A publication is carried out and not answered.
+    Unanswered,
+    /// A publication is answered twice.
+    AnsweredTwice,
+    /// Everybody is pinged, which is no fault.
+    Ping,
+    /// A message has an empty line.
+    EmptyLine,
 }
 
 impl Plant {
@@ -74,7 +96,10 @@ impl Plant {
     fn is_of_replay(self) -> bool {
         matches!(
             self,
-            Self::ReplayLoss | Self::ReplayDuplicate | Self::ReplayTold { .. }
+            Self::ReplayLoss
+                | Self::ReplayDuplicate
+                | Self::ReplayTold { .. }
+                | Self::ReplayElsewhere
         )
     }
 }
@@ -94,6 +119,11 @@ struct State {
     rooms: HashMap<String, Room>,
     queries: Vec<HashMap<String, String>>,
     connections: u64,
+    /// Connections that speak by commands and are no members.
+    outs: HashMap<u64, Sender<Vec<u8>>>,
+    commands: Vec<Value>,
+    pings: u64,
+    pongs: u64,
     /// When everybody was sent away, and after how long each came back.
     sent_away_at: Option<Instant>,
     absences: Vec<Duration>,
@@ -109,8 +139,16 @@ struct Room {
     held: Option<String>,
 }
 
+/// How publications are told.
+#[derive(Clone, Copy)]
+enum Form {
+    Envelope,
+    Push,
+}
+
 struct Member {
     id: u64,
+    form: Form,
     is_publisher: bool,
     out: Sender<Vec<u8>>,
     held: Option<Vec<u8>>,
@@ -129,6 +167,10 @@ impl Fake {
             rooms: HashMap::new(),
             queries: Vec::new(),
             connections: 0,
+            outs: HashMap::new(),
+            commands: Vec::new(),
+            pings: 0,
+            pongs: 0,
             sent_away_at: None,
             absences: Vec::new(),
         }));
@@ -157,6 +199,17 @@ impl Fake {
         lock(&self.state).absences.clone()
     }
 
+    /// The commands of all connections so far.
+    pub(crate) fn commands(&self) -> Vec<Value> {
+        lock(&self.state).commands.clone()
+    }
+
+    /// How many pings were sent, and how many answers came.
+    pub(crate) fn pings(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.pings, state.pongs)
+    }
+
     /// The queries of all connections so far.
     pub(crate) fn queries(&self) -> Vec<HashMap<String, String>> {
         lock(&self.state).queries.clone()
@@ -172,6 +225,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut key = String::new();
     let mut query = HashMap::new();
+    let mut is_by_commands = false;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -179,8 +233,10 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
         if line.is_empty() {
             break;
         }
-        if let Some(target) = line.strip_prefix("GET /ws?") {
+        if let Some(target) = line.strip_prefix("GET /") {
             let target = target.split(' ').next().unwrap_or_default();
+            is_by_commands = target.starts_with("connection/websocket");
+            let target = target.split_once('?').map_or("", |parts| parts.1);
             query = form_urlencoded::parse(target.as_bytes())
                 .into_owned()
                 .collect();
@@ -189,7 +245,16 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
             key = line[line.len() - value.len()..].to_owned();
         }
     }
-    let (id, queue, is_open) = admit(state, &query);
+    let (id, queue, is_open) = if is_by_commands {
+        let (out, queue) = channel();
+        let state = &mut *lock(state);
+        state.queries.push(query.clone());
+        state.connections += 1;
+        state.outs.insert(state.connections, out);
+        (state.connections, queue, true)
+    } else {
+        admit(state, &query)
+    };
     if !is_open {
         return (&*stream).write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
     }
@@ -202,8 +267,19 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
     let writing = stream.try_clone()?;
     thread::spawn(move || write_all(&writing, &queue));
     let room = query.get("room").cloned().unwrap_or_default();
-    let outcome = read_frames(&mut reader, state, &room, id);
+    let outcome = if is_by_commands {
+        sdk::serve_commands(&mut reader, state, id)
+    } else {
+        read_frames(&mut reader, state, &room, id)
+    };
     let mut state = lock(state);
+    state.outs.remove(&id);
+    if is_by_commands {
+        for room in state.rooms.values_mut() {
+            room.members.retain(|member| member.id != id);
+        }
+        return outcome;
+    }
     let members = &mut state.rooms.entry(room).or_default().members;
     members.retain(|member| member.id != id);
     outcome
@@ -268,16 +344,45 @@ fn admit(state: &Mutex<State>, query: &HashMap<String, String>) -> (u64, Receive
     );
     let _ = out.send(frame(&joined));
     for (index, text) in room.history.iter().enumerate().skip(from as usize) {
-        let _ = out.send(frame(&publication(&name, index as u64 + 1, text)));
+        let _ = out.send(frame(&publication(
+            Form::Envelope,
+            &name,
+            index as u64 + 1,
+            text,
+        )));
     }
     room.members.push(Member {
         id,
+        form: Form::Envelope,
         is_publisher: query.get("echo").is_some_and(|echo| echo == "0"),
         out,
         held: None,
         skipping: 0,
     });
     (id, queue, true)
+}
+
+/// The first byte of a frame, and what it carries.
+fn read_frame(reader: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    reader.read_exact(&mut head)?;
+    let len = match head[1] & 0x7f {
+        126 => {
+            let mut long = [0; 2];
+            reader.read_exact(&mut long)?;
+            usize::from(u16::from_be_bytes(long))
+        }
+        127 => return Err(io::ErrorKind::InvalidData.into()),
+        short => usize::from(short),
+    };
+    let mut mask = [0; 4];
+    reader.read_exact(&mut mask)?;
+    let mut payload = vec![0; len];
+    reader.read_exact(&mut payload)?;
+    for (index, byte) in payload.iter_mut().enumerate() {
+        *byte ^= mask[index % 4];
+    }
+    Ok((head[0], payload))
 }
 
 fn read_frames(
@@ -287,26 +392,9 @@ fn read_frames(
     id: u64,
 ) -> io::Result<()> {
     loop {
-        let mut head = [0; 2];
-        reader.read_exact(&mut head)?;
-        let len = match head[1] & 0x7f {
-            126 => {
-                let mut long = [0; 2];
-                reader.read_exact(&mut long)?;
-                usize::from(u16::from_be_bytes(long))
-            }
-            127 => return Err(io::ErrorKind::InvalidData.into()),
-            short => usize::from(short),
-        };
-        let mut mask = [0; 4];
-        reader.read_exact(&mut mask)?;
-        let mut payload = vec![0; len];
-        reader.read_exact(&mut payload)?;
-        for (index, byte) in payload.iter_mut().enumerate() {
-            *byte ^= mask[index % 4];
-        }
+        let (head, payload) = read_frame(reader)?;
         let state = &mut *lock(state);
-        match head[0] {
+        match head {
             0x81 => {
                 let text = String::from_utf8(payload).expect("letters are text");
                 publish(state, room, id, &text);
@@ -329,6 +417,7 @@ fn publish(state: &mut State, name: &str, publisher: u64, text: &str) {
         plant,
         is_planted,
         rooms,
+        outs,
         sent_away_at,
         ..
     } = state;
@@ -343,6 +432,7 @@ fn publish(state: &mut State, name: &str, publisher: u64, text: &str) {
         Plant::BrokenPublisher if is_here => {
             *is_planted = true;
             room.members.retain(|member| member.id != publisher);
+            outs.remove(&publisher);
             return;
         }
         Plant::GoAway { retry_ms } if is_here => {
@@ -383,13 +473,14 @@ fn publish(state: &mut State, name: &str, publisher: u64, text: &str) {
 fn deliver(plant: Plant, is_planted: &mut bool, room: &mut Room, name: &str, text: &str) {
     room.history.push(text.to_owned());
     let offset = room.history.len() as u64;
-    let frame_now = frame(&publication(name, offset, text));
     for member in room
         .members
         .iter_mut()
         .filter(|member| !member.is_publisher)
     {
         let is_here = offset == AT && !*is_planted;
+        let frame_of = |text: &str| frame(&publication(member.form, name, offset, text));
+        let frame_now = frame_of(text);
         *is_planted |= is_here && plant.is_live();
         let send = |frame: Vec<u8>| {
             // The connection may be ending.
@@ -409,15 +500,20 @@ fn deliver(plant: Plant, is_planted: &mut bool, room: &mut Room, name: &str, tex
             }
             Plant::Skip { told } if is_here => {
                 member.skipping = 2;
-                let text = format!(r#"{{"skipped":{{"room":"{name}","count":{told}}}}}"#);
-                send(frame(&text));
+                let skipped = match member.form {
+                    Form::Envelope => {
+                        format!(r#"{{"skipped":{{"room":"{name}","count":{told}}}}}"#)
+                    }
+                    Form::Push => sdk::skipped(name, told),
+                };
+                send(frame(&skipped));
                 continue;
             }
             Plant::Garbled if is_here => {
                 let mut garbled = text.to_owned();
                 let last = garbled.pop();
                 garbled.push(if last == Some('x') { 'y' } else { 'x' });
-                send(frame(&publication(name, offset, &garbled)));
+                send(frame_of(&garbled));
                 continue;
             }
             _ => {}
@@ -429,7 +525,10 @@ fn deliver(plant: Plant, is_planted: &mut bool, room: &mut Room, name: &str, tex
     }
 }
 
-fn publication(room: &str, offset: u64, text: &str) -> String {
+fn publication(form: Form, room: &str, offset: u64, text: &str) -> String {
+    if matches!(form, Form::Push) {
+        return sdk::publication(room, offset, text);
+    }
     format!(r#"{{"publication":{{"room":"{room}","offset":{offset},"time":1,"data":"{text}"}}}}"#)
 }
 

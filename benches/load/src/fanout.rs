@@ -12,6 +12,8 @@ use crate::{common, finish, foreign, run_id, settle, sys, wait_ns};
 
 /// Publications of one room that can be under way at once.
 pub const RING: usize = 512;
+/// How the answer to a command begins.
+const ANSWER: &[u8] = br#"{"id":"#;
 /// How a gzip member begins.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
@@ -56,6 +58,7 @@ struct Fan {
     other_in_window: u64,
     windowed: bool,
     ignored: u64,
+    answers: u64,
     misrouted: u64,
     disorder: u64,
     gaps: u64,
@@ -98,6 +101,7 @@ impl Fan {
             other_in_window: 0,
             windowed: false,
             ignored: 0,
+            answers: 0,
             misrouted: 0,
             disorder: 0,
             gaps: 0,
@@ -217,6 +221,8 @@ impl Handler for Fan {
                 }
                 None => {
                     self.ignored += 1;
+                    let lines = p.split(|&b| b == b'\n');
+                    self.answers += lines.filter(|l| l.starts_with(ANSWER)).count() as u64;
                     return;
                 }
             },
@@ -373,6 +379,25 @@ pub fn pub_url(o: &Opt) -> &str {
     given.unwrap_or(&o.url)
 }
 
+/// Has every subscriber connect and subscribe, one after the other and each command when the one
+/// before is answered, so that the server does the same in each run.
+fn subscribe(o: &Opt, eng: &mut Engine, f: &mut Fan, deadline: u64) {
+    for i in 0..o.conns {
+        let room = fill(&o.subscribe, i % o.rooms, i);
+        let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{room}\"}}}}");
+        for command in ["{\"id\":1,\"connect\":{}}", &subscribe] {
+            let answers = f.answers + 1;
+            eng.send_text(i, command);
+            while f.answers < answers {
+                if sys::now_ns() > deadline || f.died > 0 {
+                    die(&format!("subscriber {i} is not answered"));
+                }
+                eng.poll(10_000_000, f);
+            }
+        }
+    }
+}
+
 /// Opens subscribers, then publishers, and greets all. Returns the seconds that the subscribers'
 /// handshakes took, and the index of the first publisher.
 fn connect(o: &Opt, eng: &mut Engine, f: &mut Fan) -> (f64, usize) {
@@ -407,6 +432,9 @@ fn connect(o: &Opt, eng: &mut Engine, f: &mut Fan) -> (f64, usize) {
             eng.send_text(first_pub + i, &fill(&o.pub_hello, i % o.rooms, i));
         }
     }
+    if !o.subscribe.is_empty() {
+        subscribe(o, eng, f, deadline);
+    }
     settle(eng, o.settle, f);
     (handshake, first_pub)
 }
@@ -417,6 +445,7 @@ struct Run {
     /// The measured window: the server's account and our own CPU at both ends, and its length.
     server: (Sample, Sample),
     gen_cpu: u64,
+    bytes: u64,
     wall: f64,
     lag: Hist,
     peak_rss_kb: u64,
@@ -436,6 +465,7 @@ fn drive(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) 
         start,
         server: (Sample::default(), Sample::default()),
         gen_cpu: 0,
+        bytes: 0,
         wall: 0.0,
         lag: Hist::new(),
         peak_rss_kb: 0,
@@ -450,7 +480,7 @@ fn drive(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) 
             }
         }
     }
-    let (mut g0, mut wa) = (0, 0);
+    let (mut g0, mut b0, mut wa) = (0, 0, 0);
     let mut next_look = start;
     let mut spare: Vec<u32> = Vec::new();
     loop {
@@ -458,6 +488,7 @@ fn drive(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) 
         if !f.windowed && now >= m0 {
             run.server.0 = server.cpu();
             g0 = sys::self_cpu_ns();
+            b0 = eng.n.bytes;
             wa = sys::now_ns();
             f.windowed = true;
         }
@@ -506,6 +537,7 @@ fn drive(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut Pubs) 
     }
     run.server.1 = server.cpu();
     run.gen_cpu = sys::self_cpu_ns() - g0;
+    run.bytes = eng.n.bytes - b0;
     run.wall = (sys::now_ns() - wa) as f64 / 1e9;
     run
 }
@@ -516,7 +548,7 @@ fn drive_fixed(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut 
     let end = start + ns(o.secs);
     f.from = start;
     f.windowed = true;
-    let (cost0, g0) = (server.cpu(), sys::self_cpu_ns());
+    let (cost0, g0, b0) = (server.cpu(), sys::self_cpu_ns(), eng.n.bytes);
     let mut left = o.messages;
     while left > 0 {
         let count = left.min(o.inflight as u64);
@@ -531,6 +563,7 @@ fn drive_fixed(o: &Opt, server: &Server, eng: &mut Engine, f: &mut Fan, p: &mut 
         start,
         server: (cost0, server.cpu()),
         gen_cpu: sys::self_cpu_ns() - g0,
+        bytes: eng.n.bytes - b0,
         wall: (sys::now_ns() - start) as f64 / 1e9,
         lag: Hist::new(),
         peak_rss_kb: 0,
@@ -623,7 +656,8 @@ pub fn fanout(o: &Opt, server: &Server) -> String {
         "\"rooms\":{},\"rate\":{},\"inflight\":{},\"publishers\":{},\"published\":{},\
          \"publishes_per_s\":{:.1},\"deliveries_per_s\":{:.0},\"expected\":{},\"received\":{},\
          \"lost\":{lost},\"loss_pct\":{:.4},\"completed\":{},\"abandoned\":{},\"refused\":{},\
-         {},{},{},{},\"deliveries_measured\":{total},\"rss_before_kb\":{},\
+         {},{},{},{},\"deliveries_measured\":{total},\"bytes_per_delivery\":{:.2},\
+         \"rss_before_kb\":{},\
          \"rss_connected_kb\":{},\"rss_after_kb\":{},\"rss_peak_kb\":{peak_rss},\"ignored\":{},\
          \"misrouted\":{},\"disorder\":{},\"gaps\":{},\"to_publishers\":{},\"died\":{},\
          \"close_codes\":{:?},\"http_ok\":{},\"http_bad\":{},{}{extra}",
@@ -644,6 +678,7 @@ pub fn fanout(o: &Opt, server: &Server) -> String {
         f.last_hist.json("last"),
         run.lag.json("send_lag"),
         cost_json(&run.server.0, &run.server.1, total, run.wall, alien),
+        run.bytes as f64 / total.max(1) as f64,
         before.rss_kb,
         connected.rss_kb,
         after.rss_kb,

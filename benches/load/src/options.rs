@@ -29,6 +29,9 @@ URL may contain {room} and {i}. Common options:
                      waits for N pings a connection. --secs is then the most it may take
   --warmup S         not measured (default 1)
   --settle S         pause between the last handshake and the first message (default 0.3)
+  --subscribe ROOM   subscribers speak the Centrifugo client protocol: they connect and subscribe
+                     to ROOM ({room} is filled in), and the run begins when all have been
+                     answered (fanout and slow)
   --hello TEXT       first text frame of every subscriber ({room} and {i} are filled in)
   --pub-hello TEXT   the same for publishers
   --wrap PREFIX SUFFIX   put around every published payload ({room} is filled in)
@@ -64,6 +67,7 @@ pub struct Opt {
     pub missed: u64,
     pub stalled: usize,
     pub stalled_rcvbuf: i32,
+    pub subscribe: String,
     pub hello: String,
     pub pub_hello: String,
     pub wrap: (String, String),
@@ -117,6 +121,7 @@ pub fn options() -> Opt {
         missed: 500,
         stalled: 0,
         stalled_rcvbuf: 0,
+        subscribe: String::new(),
         hello: String::new(),
         pub_hello: String::new(),
         wrap: (String::new(), String::new()),
@@ -158,6 +163,7 @@ pub fn options() -> Opt {
             "--missed" => o.missed = num(&k, v()),
             "--stalled" => o.stalled = num(&k, v()),
             "--stalled-rcvbuf" => o.stalled_rcvbuf = num(&k, v()),
+            "--subscribe" => o.subscribe = v(),
             "--hello" => o.hello = v(),
             "--pub-hello" => o.pub_hello = v(),
             "--wrap" => o.wrap = (v(), v()),
@@ -194,6 +200,12 @@ pub fn options() -> Opt {
     }
     o.inflight = o.inflight.max(1);
     o.rooms = o.rooms.max(1);
+    if !o.subscribe.is_empty() && !["fanout", "slow"].contains(&o.mode.as_str()) {
+        die("--subscribe is for fanout and slow");
+    }
+    if !o.subscribe.is_empty() && !o.hello.is_empty() {
+        die("--subscribe is what subscribers say first; --hello would be, too");
+    }
     if o.inflight > RING / 2 {
         die("--inflight is too large");
     }

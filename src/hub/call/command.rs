@@ -107,7 +107,8 @@ impl Command {
                 (Todo::Encode(payload), Found::Sending(Recipients::All))
             }
             ApiCall::Presence { channel } => {
-                (Todo::Room(channel, RoomAsk::Presence.into()), unanswered)
+                let ask = RoomAsk::Presence(setting.reader);
+                (Todo::Room(channel, ask.into()), unanswered)
             }
             ApiCall::PresenceStats { channel } => (
                 Todo::Room(channel, RoomAsk::PresenceStats.into()),
@@ -123,6 +124,7 @@ impl Command {
                     limit,
                     since,
                     reverse,
+                    reader: setting.reader,
                 };
                 (Todo::Room(channel, ask.into()), unanswered)
             }
@@ -140,6 +142,8 @@ impl Command {
             }
             ApiCall::Disconnect { .. }
             | ApiCall::Unsubscribe { .. }
+            | ApiCall::Subscribe { .. }
+            | ApiCall::Refresh { .. }
             | ApiCall::Connections { .. }
             | ApiCall::Info => (Todo::Here(call), unanswered),
             // The parser lets no batch into a batch.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{ApiCode, ApiMethod, PAGE_BYTES_MAX};
 use crate::base::{Identity, Position, RoomName, UserId};
 use crate::wire::frame::PayloadKind;
-use crate::wire::raw::Publication;
+use crate::wire::raw::{self, Publication};
 
 /// What a call came to.
 pub type ApiReply = Result<ApiResult, ApiCode>;
@@ -89,6 +89,11 @@ impl Page {
             put_client(object.key("info"), Some(identity), "");
         }
         object.close();
+    }
+
+    /// Appends a publication of a room's history as clients are given it.
+    pub fn push_answered(&mut self, publication: &Publication<'_>) {
+        raw::put_answered(self.next(), publication);
     }
 
     /// Appends a client that is in a room.
@@ -310,7 +315,7 @@ fn put_error(out: &mut Vec<u8>, code: ApiCode) {
     object.close();
 }
 
-fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
+pub(in crate::wire) fn put_result(out: &mut Vec<u8>, result: &ApiResult) {
     let mut object = Object::open(out);
     match result {
         ApiResult::Done => {}
@@ -413,13 +418,13 @@ fn put_node(out: &mut Vec<u8>, row: &NodeRow) {
 }
 
 /// An object on its way out.
-struct Object<'a> {
+pub(in crate::wire) struct Object<'a> {
     out: &'a mut Vec<u8>,
     is_empty: bool,
 }
 
 impl<'a> Object<'a> {
-    fn open(out: &'a mut Vec<u8>) -> Self {
+    pub(in crate::wire) fn open(out: &'a mut Vec<u8>) -> Self {
         out.push(b'{');
         Self {
             out,
@@ -427,12 +432,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
+    pub(in crate::wire) fn member<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) {
         put(self.key(name), value);
     }
 
     /// Writes the name of a member; its value is to be written next.
-    fn key(&mut self, name: &str) -> &mut Vec<u8> {
+    pub(in crate::wire) fn key(&mut self, name: &str) -> &mut Vec<u8> {
         if !self.is_empty {
             self.out.push(b',');
         }
@@ -442,7 +447,7 @@ impl<'a> Object<'a> {
         self.out
     }
 
-    fn close(self) {
+    pub(in crate::wire) fn close(self) {
         self.out.push(b'}');
     }
 }
@@ -467,7 +472,7 @@ fn put_json(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+pub(in crate::wire) fn put<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value)
         .expect("writing a string or a number into a vector cannot fail");
 }
@@ -583,6 +588,7 @@ mod tests {
                 offset: Offset(offset),
                 unix_ms: 1_763_683_200_123,
                 origin: ConnId::NONE,
+                node: None,
                 identity: identity.as_ref(),
                 kind,
                 payload,

@@ -30,7 +30,7 @@ pub(super) fn decode(body: &[u8]) -> Result<&RawValue, ApiError> {
 
 /// Reads a value that has to be an object. Deserialisers made by serde would take an array as well,
 /// its items for the members in their order.
-pub(super) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiCode> {
+pub(in crate::wire) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, ApiCode> {
     if !raw.get().starts_with('{') {
         return Err(ApiCode::BadRequest);
     }
@@ -38,7 +38,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Result<T, Api
 }
 
 /// The value without the white space between its tokens.
-pub(super) fn compact(raw: &RawValue) -> String {
+pub(in crate::wire) fn compact(raw: &RawValue) -> String {
     let text = raw.get();
     let mut out = String::with_capacity(text.len());
     let mut in_string = InString::default();
@@ -56,7 +56,7 @@ pub(super) fn compact(raw: &RawValue) -> String {
 }
 
 /// Reads a member that may hold any value: `null` is a value and not the absence of one.
-pub(super) fn any<'de, D: Deserializer<'de>>(
+pub(in crate::wire) fn any<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for OneMember<'de> {
 }
 
 /// How deep brackets are nested, for text that may not be JSON.
-fn nesting(text: &str) -> usize {
+pub(in crate::wire) fn nesting(text: &str) -> usize {
     let mut in_string = InString::default();
     let (mut depth, mut deepest) = (0_usize, 0);
     for byte in text.bytes() {

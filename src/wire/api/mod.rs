@@ -19,7 +19,7 @@
 //! Requests are read in `request`, their JSON by way of `json`; answers are written in [`answer`].
 
 pub mod answer;
-mod json;
+pub(in crate::wire) mod json;
 pub mod relay;
 mod request;
 
@@ -72,6 +72,22 @@ pub enum ApiCall {
         code: u16,
         /// The reason, 1 to 123 bytes.
         reason: Box<str>,
+    },
+    /// Makes connections that speak by commands members of a room.
+    Subscribe {
+        /// The room.
+        channel: RoomName,
+        /// Whose.
+        target: Target,
+        /// How.
+        subscribe: Box<Subscribe>,
+    },
+    /// Says when connections end.
+    Refresh {
+        /// Whose.
+        target: Target,
+        /// When.
+        refresh: Refresh,
     },
     /// Makes connections leave a room.
     Unsubscribe {
@@ -152,6 +168,8 @@ impl ApiCall {
             Self::Broadcast { .. } => ApiMethod::Broadcast,
             Self::PublishAll { .. } => ApiMethod::PublishAll,
             Self::Disconnect { .. } => ApiMethod::Disconnect,
+            Self::Subscribe { .. } => ApiMethod::Subscribe,
+            Self::Refresh { .. } => ApiMethod::Refresh,
             Self::Unsubscribe { .. } => ApiMethod::Unsubscribe,
             Self::Presence { .. } => ApiMethod::Presence,
             Self::PresenceStats { .. } => ApiMethod::PresenceStats,
@@ -208,6 +226,26 @@ pub enum ConnectionsOf {
     User(UserId),
 }
 
+/// How a back end makes a connection a member.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Subscribe {
+    /// From where it is to receive; `None` from now on.
+    pub since: Option<HistorySince>,
+    /// What it is told with it: a JSON value, compact.
+    pub data: Option<Box<str>>,
+    /// Until which second since 1970; `None` for as long as the connection is there.
+    pub expires_unix_s: Option<u64>,
+}
+
+/// When a back end wants a connection to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// Now: its time is over.
+    Expired,
+    /// At this second since 1970; `None` for never.
+    Until(Option<u64>),
+}
+
 /// A method of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each is described by the call of its name")]
@@ -216,6 +254,8 @@ pub enum ApiMethod {
     Broadcast,
     PublishAll,
     Disconnect,
+    Subscribe,
+    Refresh,
     Unsubscribe,
     Presence,
     PresenceStats,
@@ -229,11 +269,13 @@ pub enum ApiMethod {
 
 impl ApiMethod {
     /// Every method.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Publish,
         Self::Broadcast,
         Self::PublishAll,
         Self::Disconnect,
+        Self::Subscribe,
+        Self::Refresh,
         Self::Unsubscribe,
         Self::Presence,
         Self::PresenceStats,
@@ -253,6 +295,8 @@ impl ApiMethod {
             Self::Broadcast => "broadcast",
             Self::PublishAll => "publish_all",
             Self::Disconnect => "disconnect",
+            Self::Subscribe => "subscribe",
+            Self::Refresh => "refresh",
             Self::Unsubscribe => "unsubscribe",
             Self::Presence => "presence",
             Self::PresenceStats => "presence_stats",

@@ -14,7 +14,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::answer::{ApiReply, ApiResult, Page};
-use super::{ApiCall, ApiCode, CONNECTIONS_LIMIT_MAX, ConnectionsOf, PAGE_BYTES_MAX, Target};
+use super::{
+    ApiCall, ApiCode, CONNECTIONS_LIMIT_MAX, ConnectionsOf, PAGE_BYTES_MAX, Refresh, Target,
+};
 use crate::wire::frame::{Payload, PayloadKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -130,6 +132,36 @@ fn params_of_order(call: &ApiCall) -> Option<String> {
         ApiCall::Unsubscribe { channel, target } => {
             let mut params = target_of(target);
             params["channel"] = json!(channel.as_str());
+            params
+        }
+        ApiCall::Subscribe {
+            channel,
+            target,
+            subscribe,
+        } => {
+            let mut params = target_of(target);
+            params["channel"] = json!(channel.as_str());
+            params["expire_at"] = json!(subscribe.expires_unix_s.unwrap_or(0));
+            if let Some(since) = &subscribe.since {
+                let epoch = since.epoch.as_deref().unwrap_or_default();
+                params["recover_since"] = json!({ "offset": since.offset.0, "epoch": epoch });
+            }
+            let mut params = params.to_string();
+            if let Some(data) = &subscribe.data {
+                // As it was written, digits and all.
+                params.pop();
+                params.push_str(",\"data\":");
+                params.push_str(data);
+                params.push('}');
+            }
+            return Some(params);
+        }
+        ApiCall::Refresh { target, refresh } => {
+            let mut params = target_of(target);
+            match refresh {
+                Refresh::Expired => params["expired"] = json!(true),
+                Refresh::Until(unix_s) => params["expire_at"] = json!(unix_s.unwrap_or(0)),
+            }
             params
         }
         _ => return None,
@@ -461,7 +493,7 @@ mod tests {
     use crate::wire::api::ApiMethod;
     use crate::wire::api::answer::{ConnectionRow, answer};
 
-    const ORDERS: [(&str, &str); 7] = [
+    const ORDERS: [(&str, &str); 12] = [
         (
             "disconnect",
             r#"{"user":"u","whitelist":["1.2"],"disconnect":{"code":4001,"reason":"x"}}"#,
@@ -469,6 +501,14 @@ mod tests {
         ("disconnect", r#"{"user":"u","client":"1.2"}"#),
         ("disconnect", r#"{"client":"1.2"}"#),
         ("unsubscribe", r#"{"channel":"a","user":"u"}"#),
+        ("subscribe", r#"{"channel":"a","user":"u"}"#),
+        (
+            "subscribe",
+            r#"{"channel":"a","client":"1.2","expire_at":9,"data":{"b":12345678901234567890123},"recover_since":{"offset":3,"epoch":"x"}}"#,
+        ),
+        ("refresh", r#"{"user":"u","expired":true}"#),
+        ("refresh", r#"{"client":"1.2","expire_at":12}"#),
+        ("refresh", r#"{"user":"u"}"#),
         ("publish_all", r#"{"data":"text"}"#),
         (
             "publish_all",

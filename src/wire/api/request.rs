@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::json::{self, AtMost, Name, OneMember};
-use super::{ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, HistorySince, Publish, Target};
+use super::{
+    ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, HistorySince, Publish, Refresh,
+    Subscribe, Target,
+};
 use crate::base::{Glob, Offset, RoomName, UserId};
 use crate::wire::frame::{CLOSE_REASON_BYTES_MAX, Payload};
 
@@ -65,6 +68,17 @@ fn single(method: ApiMethod, raw: &RawValue, payload_bytes_max: usize) -> Result
             Ok(ApiCall::PublishAll { payload })
         }
         ApiMethod::Disconnect => disconnect(json::object(raw)?),
+        ApiMethod::Subscribe => subscribe(json::object(raw)?),
+        ApiMethod::Refresh => {
+            let members: RefreshMembers = json::object(raw)?;
+            Ok(ApiCall::Refresh {
+                target: target(members.user, members.client, members.session)?,
+                refresh: match members.expired {
+                    Some(true) => Refresh::Expired,
+                    _ => Refresh::Until(second(members.expire_at)?),
+                },
+            })
+        }
         ApiMethod::Unsubscribe => {
             let members: UnsubscribeMembers = json::object(raw)?;
             Ok(ApiCall::Unsubscribe {
@@ -148,18 +162,48 @@ fn disconnect(members: DisconnectMembers<'_>) -> Result<ApiCall, ApiCode> {
     })
 }
 
-fn history(members: HistoryMembers<'_>) -> Result<ApiCall, ApiCode> {
-    let reverse = members.reverse.unwrap_or(false);
-    let since = match members.since {
-        None => None,
-        Some(raw) => {
-            let since: SinceMembers = json::object(raw)?;
-            Some(HistorySince {
-                offset: Offset(since.offset.unwrap_or(0)),
-                epoch: since.epoch.filter(|epoch| !epoch.is_empty()),
-            })
+fn subscribe(members: SubscribeMembers<'_>) -> Result<ApiCall, ApiCode> {
+    let data = match (members.data, members.b64data.as_deref()) {
+        (Some(data), None | Some("")) if data.get() == "null" => None,
+        (Some(data), None | Some("")) => Some(json::compact(data)),
+        (None, None | Some("")) => None,
+        (_, Some(b64data)) => {
+            let bytes = BASE64.decode(b64data).or(Err(ApiCode::BadRequest))?;
+            let data = json::decode(&bytes).or(Err(ApiCode::BadRequest))?;
+            Some(json::compact(data))
         }
     };
+    Ok(ApiCall::Subscribe {
+        channel: required(members.channel)?,
+        target: target(members.user, members.client, members.session)?,
+        subscribe: Box::new(Subscribe {
+            since: since(members.recover_since)?,
+            data: data.map(String::into_boxed_str),
+            expires_unix_s: second(members.expire_at)?,
+        }),
+    })
+}
+
+/// A second since 1970; 0 counts as absent.
+fn second(time: Option<i64>) -> Result<Option<u64>, ApiCode> {
+    let time = u64::try_from(time.unwrap_or(0)).or(Err(ApiCode::BadRequest))?;
+    Ok((time > 0).then_some(time))
+}
+
+fn since(raw: Option<&RawValue>) -> Result<Option<HistorySince>, ApiCode> {
+    let Some(raw) = raw else {
+        return Ok(None);
+    };
+    let since: SinceMembers = json::object(raw)?;
+    Ok(Some(HistorySince {
+        offset: Offset(since.offset.unwrap_or(0)),
+        epoch: since.epoch.filter(|epoch| !epoch.is_empty()),
+    }))
+}
+
+fn history(members: HistoryMembers<'_>) -> Result<ApiCall, ApiCode> {
+    let reverse = members.reverse.unwrap_or(false);
+    let since = since(members.since)?;
     // Nothing can be before the first publication.
     if reverse && matches!(&since, Some(since) if since.offset == Offset(0)) {
         return Err(ApiCode::BadRequest);
@@ -317,6 +361,29 @@ struct PublishAllMembers<'a> {
     #[serde(borrow, default, deserialize_with = "json::any")]
     data: Option<&'a RawValue>,
     b64data: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+struct SubscribeMembers<'a> {
+    channel: Option<Name>,
+    user: Option<Box<str>>,
+    client: Option<Box<str>>,
+    session: Option<Box<str>>,
+    #[serde(borrow, default, deserialize_with = "json::any")]
+    data: Option<&'a RawValue>,
+    b64data: Option<Box<str>>,
+    expire_at: Option<i64>,
+    #[serde(borrow)]
+    recover_since: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RefreshMembers {
+    user: Option<Box<str>>,
+    client: Option<Box<str>>,
+    session: Option<Box<str>>,
+    expired: Option<bool>,
+    expire_at: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -754,7 +821,7 @@ mod tests {
         ] {
             assert_eq!(call(method, &body), BAD, "{method} {body}");
         }
-        for method in ["", "rpc", "Publish", "publish/", "subscribe"] {
+        for method in ["", "rpc", "Publish", "publish/", "survey"] {
             let expected = Err(ApiError::Refused(ApiCode::MethodNotFound));
             assert_eq!(call(method, "not JSON"), expected, "{method}");
         }
