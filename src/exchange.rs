@@ -139,6 +139,8 @@ pub struct Terms {
     pub is_held: bool,
     /// Most bytes of what it has missed in the answer to its command.
     pub answer_bytes_max: usize,
+    /// Most publications of it.
+    pub answer_publications_max: usize,
 }
 
 /// A call in progress, as the hub numbers them.
@@ -281,10 +283,12 @@ pub enum Effect {
         /// How many.
         others: u32,
     },
-    /// A connection is to end.
+    /// A connection is to end, or to leave the room where that tells its client enough.
     Close {
         /// Which.
         conn: ConnId,
+        /// The room that is the cause.
+        room: RoomName,
         /// Why.
         reason: CloseReason,
     },

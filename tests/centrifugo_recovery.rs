@@ -328,10 +328,8 @@ fn who_leaves_while_it_catches_up_hears_nothing_more() {
             (&result["id"], &result["subscribe"]["offset"]),
             (&json!(4), &json!(150))
         );
-        for publication in result["subscribe"]["publications"]
-            .as_array()
-            .expect("some")
-        {
+        let answered = result["subscribe"]["publications"].as_array();
+        for publication in answered.into_iter().flatten() {
             seen += 1;
             assert_eq!(number(publication), seen);
         }

@@ -221,6 +221,8 @@ struct Flags {
     is_counted: bool,
     /// The answer to its first command waits for rooms; what is queued goes out behind it.
     is_connecting: bool,
+    /// Whoever wants to know was told that it is open.
+    is_announced: bool,
 }
 
 impl Purpose {
@@ -444,17 +446,6 @@ impl Connection {
         }
     }
 
-    /// Whether what is queued waits for the answer to its first command.
-    #[must_use]
-    pub fn is_connecting(&self) -> bool {
-        self.flags.is_connecting
-    }
-
-    /// Sets whether what is queued waits for the answer to its first command.
-    pub fn set_connecting(&mut self, is_connecting: bool) {
-        self.flags.is_connecting = is_connecting;
-    }
-
     /// How it receives, if it is for rooms.
     #[must_use]
     pub fn form(&self) -> Option<WireForm> {
@@ -462,17 +453,6 @@ impl Connection {
             Some(Purpose::Rooms { form, .. }) => Some(*form),
             _ => None,
         }
-    }
-
-    /// What it needs that speaks by commands, while it is open.
-    pub fn session_mut(&mut self) -> Option<&mut Session> {
-        self.open_mut()?.session.as_deref_mut()
-    }
-
-    /// The same, to look at.
-    #[must_use]
-    pub fn session(&self) -> Option<&Session> {
-        self.open()?.session.as_deref()
     }
 
     /// The address that it comes from: the client's where a proxy has named it, with port 0 if the

@@ -45,7 +45,11 @@ impl Connection {
         }
         if let Some(session) = &open.session {
             // Who does not read its answers is not read.
-            return !session.is_busy() && self.queue.level().bytes <= limits.outbound_bytes_max / 2;
+            let half = Level {
+                bytes: limits.outbound_bytes_max,
+                publications: limits.outbound_publications_max,
+            };
+            return !session.is_busy() && !self.queue.level().is_half_of(half);
         }
         match open.purpose {
             Purpose::Rooms { .. } => true,
@@ -67,7 +71,6 @@ impl Connection {
 
     /// A message was handed to a worker.
     pub fn note_handed_over(&mut self, payload_bytes: usize) {
-        self.traffic.received_messages += 1;
         self.in_flight.messages += 1;
         self.in_flight.bytes += payload_bytes;
     }

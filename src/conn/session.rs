@@ -17,6 +17,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::Connection;
 use crate::auth::Grants;
 use crate::base::{Instant, Limits, Prng, RoomName, Since, UserId};
 use crate::wire::centrifugo::command::{Command, CommandFrame, Malformed};
@@ -39,8 +40,8 @@ pub struct Session {
     put_back: Option<Command>,
     /// A question is with the workers.
     is_asking: bool,
-    /// The command put back waits for a room to be joined.
-    awaits_room: bool,
+    /// The next command waits until this room is joined.
+    awaited: Option<RoomName>,
     pings: Pings,
     /// The earliest end of a subscription whose room is joined.
     next_expiry: Option<Instant>,
@@ -170,7 +171,7 @@ impl Session {
             frame: None,
             put_back: None,
             is_asking: false,
-            awaits_room: false,
+            awaited: None,
             pings: Pings {
                 next: None,
                 answer_due: None,
@@ -243,7 +244,7 @@ impl Session {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.is_asking
-            || self.awaits_room
+            || self.awaited.is_some()
             || !self.unasked.is_empty()
             || matches!(self.stage, Stage::Connecting(_))
     }
@@ -284,9 +285,9 @@ impl Session {
         self.is_asking = is_asking;
     }
 
-    /// The command put back waits until a room is joined.
-    pub fn await_room(&mut self) {
-        self.awaits_room = true;
+    /// The next command waits until `room` is joined, or cannot be.
+    pub fn await_room(&mut self, room: RoomName) {
+        self.awaited = Some(room);
     }
 
     // Rooms.
@@ -337,7 +338,7 @@ impl Session {
 
     /// A room was joined; returns its subscription unless it was not awaited.
     pub fn note_joined(&mut self, room: &RoomName) -> Option<&Subscription> {
-        self.awaits_room = false;
+        self.awaited.take_if(|awaited| awaited == room);
         let subscription = self.subscriptions.get_mut(room)?;
         if std::mem::replace(&mut subscription.is_joined, true) {
             return None;
@@ -357,7 +358,7 @@ impl Session {
 
     /// Takes a subscription away.
     pub fn unsubscribe(&mut self, room: &RoomName) -> Option<Subscription> {
-        self.awaits_room = false;
+        self.awaited.take_if(|awaited| awaited == room);
         let subscription = self.subscriptions.remove(room)?;
         self.note_expiries();
         Some(subscription)
@@ -443,6 +444,41 @@ impl Session {
         let ping = self.pings.answer_due.or(self.pings.next);
         let expiry = self.next_expiry;
         [ping, expiry].into_iter().flatten().min()
+    }
+}
+
+impl Connection {
+    /// Whoever wants to know was told that it is open.
+    pub fn set_announced(&mut self) {
+        self.flags.is_announced = true;
+    }
+
+    /// Whether whoever wants to know was told that it is open.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.flags.is_announced
+    }
+
+    /// Whether what is queued waits for the answer to its first command.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.flags.is_connecting
+    }
+
+    /// Sets whether what is queued waits for the answer to its first command.
+    pub fn set_connecting(&mut self, is_connecting: bool) {
+        self.flags.is_connecting = is_connecting;
+    }
+
+    /// What it needs that speaks by commands, while it is open.
+    pub fn session_mut(&mut self) -> Option<&mut Session> {
+        self.open_mut()?.session.as_deref_mut()
+    }
+
+    /// The same, to look at.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        self.open()?.session.as_deref()
     }
 }
 

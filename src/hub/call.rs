@@ -35,10 +35,28 @@ pub(super) enum Caller {
     Node { node: NodeId, number: u64 },
 }
 
+/// Those whose questions have places of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// Other nodes.
+    Node,
+    /// Clients that speak by commands.
+    Client,
+}
+
 impl Caller {
     /// Whether it is another node, with a question.
     pub(super) fn is_node(&self) -> bool {
-        matches!(self, Self::Node { .. })
+        self.guest() == Some(Guest::Node)
+    }
+
+    /// What kind of guest it is; `None` for a back end and the program.
+    pub(super) fn guest(&self) -> Option<Guest> {
+        match self {
+            Self::Node { .. } => Some(Guest::Node),
+            Self::Client { .. } => Some(Guest::Client),
+            Self::Conn(_) | Self::Program { .. } => None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@
 //! for the broker and for other nodes, each time no longer than they are waited for, and keeps its
 //! place meanwhile. So nodes could wait for each other, each with all its places taken by calls that
 //! wait for answers of the other. Therefore a question of another node needs none of what callers
-//! here share: it is one of at most [`QUESTIONS_MAX`], its long answer has a part of
+//! here share, nor does one of a client: each is one of at most [`QUESTIONS_MAX`] of its kind, its long answer has a part of
 //! [`QUESTIONS_ANSWERS_BYTES_MAX`], and it needs nobody but the workers. One that is over the bound
 //! is refused at once, and its node goes without this part.
 //!
@@ -24,7 +24,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::call::{ANSWER_BYTES_MAX, Call, Caller, Outcome, PLACE_BYTES_MIN, Recipients, Step};
+use super::call::{
+    ANSWER_BYTES_MAX, Call, Caller, Guest, Outcome, PLACE_BYTES_MIN, Recipients, Step,
+};
 use super::{Hub, bound, mark_dirty};
 use crate::base::{CloseReason, ConnId, Delivery, Instant, Limits, Now};
 use crate::conn::Purpose;
@@ -44,12 +46,12 @@ pub(super) struct Calls {
     taken_bytes: usize,
     /// Calls that wait for a place.
     waiting: VecDeque<Call>,
-    /// Questions among the slots.
-    questions_len: usize,
+    /// Questions among the slots, by kind of guest.
+    questions_len: [usize; 2],
     /// Memory for long answers of calls.
     answers: Answers,
-    /// That of questions.
-    question_answers: Answers,
+    /// That of questions, by kind of guest.
+    question_answers: [Answers; 2],
     /// Answers for the program around the daemon.
     answered: VecDeque<(u64, ProgramReply)>,
 }
@@ -150,7 +152,7 @@ impl Calls {
         let has_place = |call| self.has_place(call, limits);
         self.waiting.front().is_some_and(has_place)
             || self.answers.can_go_on(limits.api_answers_bytes_max)
-            || self.question_answers.can_go_on(QUESTIONS_ANSWERS_BYTES_MAX)
+            || (self.question_answers.iter()).any(|one| one.can_go_on(QUESTIONS_ANSWERS_BYTES_MAX))
     }
 
     /// A caller has gone: its call is dropped if it has not begun.
@@ -171,20 +173,21 @@ impl Calls {
     /// Asserts that nothing taken is lost; `answers_bytes` are those of long answers on their way.
     pub(super) fn check_invariants(&self, answers_bytes: usize) {
         let calls = || self.slots.iter().map(|(_, call)| call);
-        let (mut taken, mut questions, mut reserved) = (0, 0, [answers_bytes, 0]);
+        let (mut taken, mut questions, mut reserved) = (0, [0; 2], [answers_bytes, 0, 0]);
         for call in calls() {
-            let is_question = call.caller.is_node();
-            questions += usize::from(is_question);
-            if !is_question {
-                taken += Self::weight(call.bytes);
+            let guest = call.caller.guest();
+            match guest {
+                Some(guest) => questions[guest as usize] += 1,
+                None => taken += Self::weight(call.bytes),
             }
             if call.has_reserved {
-                reserved[usize::from(is_question)] += ANSWER_BYTES_MAX;
+                reserved[guest.map_or(0, |guest| 1 + guest as usize)] += ANSWER_BYTES_MAX;
             }
         }
         assert_eq!((self.taken_bytes, self.questions_len), (taken, questions));
-        assert!(self.questions_len <= QUESTIONS_MAX);
-        let bytes = [self.answers.bytes, self.question_answers.bytes];
+        assert!(self.questions_len.iter().all(|len| *len <= QUESTIONS_MAX));
+        let [nodes, clients] = &self.question_answers;
+        let bytes = [self.answers.bytes, nodes.bytes, clients.bytes];
         assert_eq!(bytes, reserved);
     }
 
@@ -195,9 +198,12 @@ impl Calls {
         if !step.is_long() || call.has_reserved {
             return Some(step);
         }
-        let (answers, bytes_max) = match call.caller.is_node() {
-            true => (&mut self.question_answers, QUESTIONS_ANSWERS_BYTES_MAX),
-            false => (&mut self.answers, limits.api_answers_bytes_max),
+        let (answers, bytes_max) = match call.caller.guest() {
+            Some(guest) => (
+                &mut self.question_answers[guest as usize],
+                QUESTIONS_ANSWERS_BYTES_MAX,
+            ),
+            None => (&mut self.answers, limits.api_answers_bytes_max),
         };
         if !answers.may_reserve(bytes_max) {
             call.put_back(step);
@@ -259,13 +265,15 @@ impl<S> Hub<S> {
         self.advance_call(now, key);
     }
 
-    /// Begins to answer a node; returns whether there was a place for its question.
-    pub(super) fn begin_question(&mut self, now: Now, mut call: Call) -> bool {
-        if self.calls.questions_len >= QUESTIONS_MAX {
+    /// Begins to answer a guest; returns whether there was a place for its question.
+    pub(super) fn begin_question(&mut self, now: Now, guest: Guest, mut call: Call) -> bool {
+        debug_assert_eq!(call.caller.guest(), Some(guest));
+        let questions_len = &mut self.calls.questions_len[guest as usize];
+        if *questions_len >= QUESTIONS_MAX {
             return false;
         }
+        *questions_len += 1;
         call.taken_at = now.instant;
-        self.calls.questions_len += 1;
         let key = self.calls.slots.insert(call) as CallKey;
         self.advance_call(now, key);
         true
@@ -276,9 +284,8 @@ impl<S> Hub<S> {
         let mut is_any = false;
         let bytes_max = self.limits.api_answers_bytes_max;
         while let Some(key) = (self.calls.answers.next(bytes_max)).or_else(|| {
-            self.calls
-                .question_answers
-                .next(QUESTIONS_ANSWERS_BYTES_MAX)
+            let mut guests = self.calls.question_answers.iter_mut();
+            guests.find_map(|one| one.next(QUESTIONS_ANSWERS_BYTES_MAX))
         }) {
             is_any = true;
             self.take_steps(now, key, STEPS_PER_TURN_IN_LINE);
@@ -425,17 +432,17 @@ impl<S> Hub<S> {
 
     fn finish_call(&mut self, now: Now, key: CallKey) {
         let call = self.calls.slots.remove(key as usize);
-        let is_question = call.caller.is_node();
+        let guest = call.caller.guest();
         let has_reserved = call.has_reserved;
         let reserved = if has_reserved { ANSWER_BYTES_MAX } else { 0 };
-        if is_question {
-            self.calls.questions_len -= 1;
-            self.calls.question_answers.bytes -= reserved;
+        if let Some(guest) = guest {
+            self.calls.questions_len[guest as usize] -= 1;
+            self.calls.question_answers[guest as usize].bytes -= reserved;
         } else {
             self.calls.taken_bytes -= Calls::weight(call.bytes);
             self.calls.answers.bytes -= reserved;
         }
-        let is_counted = !is_question;
+        let is_counted = guest.is_none();
         for (method, code) in call.outcomes().filter(|_| is_counted) {
             if let Some(method) = method {
                 *self.counters.api_calls.entry(method.name()).or_default() += 1;
@@ -574,11 +581,11 @@ impl<S> Hub<S> {
 /// Calls of the program that wait for a place before no more are taken; its queue holds the rest.
 const PROGRAM_WAITING_MAX: usize = 8;
 
-/// Questions of other nodes that are being answered. Each is a name or a pattern, and some hundred
+/// Questions of other nodes that are being answered, and as many of clients. Each is a name or a pattern, and some hundred
 /// bytes around it, until its answer is there.
 pub(super) const QUESTIONS_MAX: usize = 4096;
 
-/// Memory for the long answers to them, in bytes: two at a time.
+/// Memory for the long answers to either, in bytes: two at a time.
 const QUESTIONS_ANSWERS_BYTES_MAX: usize = 2 * ANSWER_BYTES_MAX;
 
 /// How many jobs a call may hand over before the next in line has its turn.

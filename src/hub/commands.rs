@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Caller, Outcome, Setting};
-use super::renewing::{Expiry, subscription_claims};
+use super::call::{Call, Caller, Guest, Outcome, Setting};
+use super::renewing::{Expiry, is_for, subscription_claims};
 use super::{Event, Hub, mark_dirty};
 use crate::auth::token::TokenRefusal;
 use crate::base::{
@@ -16,6 +16,7 @@ use crate::base::{
 };
 use crate::conn::session::{Asker, Session, Subscription};
 use crate::exchange::{Job, Origin, Reader};
+use crate::wire::api::answer::ApiResult;
 use crate::wire::api::{ApiCall, ApiCode, HISTORY_LIMIT_MAX, HistorySince, client_name};
 use crate::wire::centrifugo::command::{Command, CommandFrame, Request, Resume, SubscribeRequest};
 use crate::wire::centrifugo::reply::{ErrorCode, put_answer, put_done, put_error};
@@ -38,7 +39,7 @@ pub(super) enum Step {
     /// It needs room in this worker's queue first.
     Wait(Command, usize),
     /// It needs a room to be joined first.
-    WaitForRoom(Command),
+    WaitForRoom(Command, RoomName),
     /// The connection ends.
     Close(CloseReason),
 }
@@ -103,11 +104,11 @@ impl<S> Hub<S> {
                     }
                     break None;
                 }
-                Step::WaitForRoom(command) => {
+                Step::WaitForRoom(command, room) => {
                     let entry = self.table.get_mut(id);
                     if let Some(session) = entry.and_then(|entry| entry.conn.session_mut()) {
                         session.put_back(command);
-                        session.await_room();
+                        session.await_room(room);
                     }
                     break None;
                 }
@@ -215,7 +216,7 @@ impl<S> Hub<S> {
                     .subscription(&room)
                     .is_some_and(|one| !one.is_joined)
                 {
-                    return Step::WaitForRoom(command);
+                    return Step::WaitForRoom(command, room);
                 }
                 self.drop_subscription(id, &room);
                 put_done(replies.next(), command_id, "unsubscribe");
@@ -335,11 +336,8 @@ impl<S> Hub<S> {
                     }
                     Err(_) => return Step::Error(ErrorCode::PermissionDenied),
                 };
-                let is_its = claims.room == room
-                    && *claims.user == *user.as_ref().map_or("", UserId::as_str)
-                    && (claims.client.as_deref())
-                        .is_none_or(|client| client == client_name(self.node(), id));
-                if !is_its {
+                let client = client_name(self.node(), id);
+                if !is_for(&claims, &room, user.as_ref(), &client) {
                     return Step::Close(CloseReason::InvalidToken);
                 }
                 let expiry = Expiry::of(now, claims.expires_unix_s);
@@ -356,11 +354,12 @@ impl<S> Hub<S> {
         subscription.watches = request.join_leave;
         subscription.rejects_unrecovered = request.rejects_unrecovered;
         let since = since_of(request.resume.as_ref());
+        let awaited = room.clone();
         if let Some(session) = self.session_mut(id) {
             session.subscribe(room, since, subscription);
             if since != Since::Now {
                 // What it has missed must fit its queue before the next is asked for.
-                session.await_room();
+                session.await_room(awaited);
             }
         }
         self.ask_for_subscriptions(id);
@@ -435,8 +434,14 @@ impl<S> Hub<S> {
             ..self.setting()
         };
         let call = Call::decoded(caller, call, setting);
-        self.begin_call(now, call);
-        Step::Done
+        if self.begin_question(now, Guest::Client, call) {
+            return Step::Done;
+        }
+        if let Some(session) = self.session_mut(conn) {
+            session.set_asking(false);
+        }
+        // There are too many; it may ask again.
+        Step::Error(ErrorCode::Internal)
     }
 
     /// A question of a client is answered.
@@ -454,6 +459,8 @@ impl<S> Hub<S> {
         session.set_asking(false);
         let mut replies = Replies::default();
         let result = match outcome {
+            // A history ends where it would be too long, by a publication.
+            Outcome::Single(Ok(result @ ApiResult::History { .. })) => Ok(result),
             Outcome::Single(Ok(result)) if result.page_bytes() <= bytes_max / 2 => Ok(result),
             Outcome::Single(Ok(_)) => Err(ErrorCode::LimitExceeded),
             Outcome::Single(Err(code)) => Err(ErrorCode::of_api(code)),

@@ -78,8 +78,11 @@ impl<S> Hub<S> {
                 self.members.set_others(&room, others);
                 1
             }
-            Effect::Close { conn, reason } => {
-                self.close(now, conn, reason);
+            Effect::Close { conn, room, reason } => {
+                match reason {
+                    CloseReason::InsufficientState => self.lose_room(now, conn, &room),
+                    _ => self.close(now, conn, reason),
+                }
                 1
             }
             Effect::Heard { from, notice } => {
@@ -218,6 +221,7 @@ impl<S> Hub<S> {
                 }
             }
             conn.note_handed_over(payload_bytes);
+            conn.traffic.received_messages += 1;
             self.counters.received_messages += 1;
         }
         mark_dirty(conn, &mut self.dirty);
@@ -237,6 +241,18 @@ impl<S> Hub<S> {
         if conn.is_paused() && conn.may_resume(&self.limits) {
             self.read_messages(now, id, usize::MAX);
             self.resume(id);
+        }
+    }
+
+    /// Tells whoever wants to know that a connection is open, and whose.
+    pub(super) fn announce_open(&mut self, id: ConnId) {
+        if let (Some(events), Some(entry)) = (&mut self.events, self.table.get_mut(id)) {
+            entry.conn.set_announced();
+            events.push_back(Event::Opened {
+                conn: id,
+                peer: entry.conn.peer(),
+                user: entry.conn.identity().map(|one| one.user.clone()),
+            });
         }
     }
 
@@ -261,12 +277,8 @@ impl<S> Hub<S> {
         let doom = entry.conn.open().and_then(|open| open.doom);
         let identity = entry.conn.purpose().and_then(Purpose::identity);
         let replaced = identity.map_or_else(Vec::new, |one| self.users.open(&one.user, id));
-        if let Some(events) = &mut self.events {
-            events.push_back(Event::Opened {
-                conn: id,
-                peer: entry.conn.peer(),
-                user: identity.map(|one| one.user.clone()),
-            });
+        if entry.conn.session().is_none() {
+            self.announce_open(id);
         }
         self.open_len += 1;
         self.counters.upgrades += 1;

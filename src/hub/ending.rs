@@ -103,7 +103,7 @@ impl<S> Hub<S> {
                 }
             }
             InputEnd::Closed(echo) => {
-                if !matches!(conn.purpose(), Some(Purpose::Echo)) {
+                if !matches!(conn.purpose(), Some(Purpose::Echo)) && conn.session().is_none() {
                     // Who leaves a room does not wait for what it had to say.
                     conn.queue.drop_backlog();
                 }

@@ -402,7 +402,7 @@ impl<S> Hub<S> {
                 self.counters.count_close_code(code);
             }
             if let Some(events) = &mut self.events
-                && conn.was_open()
+                && conn.is_announced()
             {
                 events.push_back(Event::Closed { conn: id, reason });
             }

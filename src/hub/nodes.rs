@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::Hub;
-use super::call::{Call, Caller, Setting};
+use super::call::{Call, Caller, Guest, Setting};
 use crate::base::{Instant, NodeId, Now, RoomName};
 use crate::exchange::{CallPart, Job, Reader};
 use crate::wire::api::ApiCode;
@@ -186,7 +186,7 @@ impl<S> Hub<S> {
                     ..self.setting()
                 };
                 let question = Call::decoded(caller, call, alone);
-                if !self.begin_question(now, question)
+                if !self.begin_question(now, Guest::Node, question)
                     && self.jobs.has_credit(self.worker_of_nodes())
                 {
                     // Without room for that either, the other waits as for a node that is gone.

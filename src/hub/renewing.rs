@@ -8,6 +8,7 @@ use super::commands::{Replies, Step};
 use crate::auth::token::{self, SubscriptionClaims, TokenRefusal};
 use crate::base::{CloseReason, ConnId, Instant, Now, RoomName, Secret, UserId};
 use crate::conn::session::Asker;
+use crate::wire::api::client_name;
 use crate::wire::centrifugo::reply::{ErrorCode, put_refreshed};
 
 impl<S> Hub<S> {
@@ -72,6 +73,7 @@ impl<S> Hub<S> {
         replies: &mut Replies,
     ) -> Step {
         let user = self.user_of(id);
+        let client = client_name(self.node(), id);
         let room = RoomName::new(channel).ok();
         let session = self
             .table
@@ -98,7 +100,7 @@ impl<S> Hub<S> {
             }
             Err(_) => return Step::Close(CloseReason::InvalidToken),
         };
-        if claims.room != room || *claims.user != *user.as_ref().map_or("", UserId::as_str) {
+        if !is_for(&claims, &room, user.as_ref(), &client) {
             return Step::Close(CloseReason::InvalidToken);
         }
         let expiry = Expiry::of(now, claims.expires_unix_s);
@@ -107,6 +109,18 @@ impl<S> Hub<S> {
         put_refreshed(replies.next(), command, "sub_refresh", expiry.ttl_s);
         Step::Done
     }
+}
+
+/// Whether a subscription token is for this room, user and client.
+pub(super) fn is_for(
+    claims: &SubscriptionClaims,
+    room: &RoomName,
+    user: Option<&UserId>,
+    client: &str,
+) -> bool {
+    claims.room == *room
+        && *claims.user == *user.map_or("", UserId::as_str)
+        && claims.client.as_deref().is_none_or(|one| one == client)
 }
 
 /// What a subscription token says, if it is good now and gives any time.

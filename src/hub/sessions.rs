@@ -182,6 +182,7 @@ impl<S> Hub<S> {
         mark_dirty(conn, &mut self.dirty);
         let identity = conn.purpose().and_then(Purpose::identity);
         let replaced = identity.map_or_else(Vec::new, |one| self.users.open(&one.user, id));
+        self.announce_open(id);
         self.arm(id);
         for before in replaced {
             self.close_replaced(now, before);
@@ -199,6 +200,7 @@ impl<S> Hub<S> {
             return;
         };
         let (form, identity) = (*form, identity.clone());
+        let level = conn.queue.level();
         while let Some(session) = conn.session_mut()
             && let Some(room) = session.next_unasked()
         {
@@ -223,12 +225,14 @@ impl<S> Hub<S> {
                 since,
                 identity: identity.clone(),
                 terms: Terms {
+                    answer_publications_max: (self.limits.outbound_publications_max)
+                        .saturating_sub(level.publications),
                     watches: subscription.watches,
-                    is_held: answer_bytes_max.is_some(),
+                    is_held: answer_bytes_max.is_some() && subscription.asker == Asker::Token,
                     answer_bytes_max: match subscription.asker {
                         // What it is told of that has no place for publications: they follow.
                         Asker::BackEnd => 0,
-                        _ => answer_bytes_max.unwrap_or(half),
+                        _ => answer_bytes_max.unwrap_or_else(|| half.saturating_sub(level.bytes)),
                     },
                 },
             };
@@ -404,7 +408,8 @@ impl<S> Hub<S> {
             return;
         };
         let has_place = session.asked_len(user.as_ref()) < rooms_max;
-        if !session.is_connected() || !has_place || session.subscription(&room).is_some() {
+        let is_in = session.is_connected() || session.connecting_mut().is_some();
+        if !is_in || !has_place || session.subscription(&room).is_some() {
             return;
         }
         session.subscribe(room, since, subscription);

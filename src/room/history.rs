@@ -283,16 +283,32 @@ impl History {
         let Some(node) = node else {
             return 0;
         };
-        let known = self.nodes.iter().position(|known| *known == node);
-        let index = known.unwrap_or_else(|| {
-            if self.entries.is_empty() {
-                self.nodes.clear();
+        if let Some(index) = self.nodes.iter().position(|known| *known == node) {
+            return index as u8 + 1;
+        }
+        if self.nodes.len() == NODES_MAX {
+            self.forget_nodes();
+        }
+        if self.nodes.len() == NODES_MAX {
+            return 0;
+        }
+        self.nodes.push(node);
+        self.nodes.len() as u8
+    }
+
+    /// Forgets the nodes that nothing that is kept has come from.
+    fn forget_nodes(&mut self) {
+        let mut places = [0; NODES_MAX + 1];
+        let mut nodes = Vec::new();
+        for kept in &mut self.entries {
+            let before = usize::from(kept.node);
+            if before > 0 && places[before] == 0 {
+                nodes.push(self.nodes[before - 1]);
+                places[before] = nodes.len() as u8;
             }
-            self.nodes.push(node);
-            self.nodes.len() - 1
-        });
-        self.nodes.truncate(usize::from(u8::MAX));
-        u8::try_from(index + 1).unwrap_or(0)
+            kept.node = places[before];
+        }
+        self.nodes = nodes;
     }
 
     fn publication_of<'a>(&'a self, kept: &'a Kept) -> Publication<'a> {
@@ -312,6 +328,9 @@ impl History {
         }
     }
 }
+
+/// Most nodes that publications of a room can have come from: the place of one is a byte, from 1.
+const NODES_MAX: usize = u8::MAX as usize;
 
 impl Kept {
     /// `node` is the one that it came from.
@@ -361,6 +380,27 @@ mod tests {
             .after(Offset(after))
             .map(|publication| publication.offset.0)
             .collect()
+    }
+
+    #[test]
+    fn nodes_that_nothing_is_kept_of_make_room_for_others() {
+        let limits = Limits {
+            history_publications_max: 200,
+            ..Limits::default()
+        };
+        let limits = Bounds::of(&limits);
+        let mut history = History::new(Offset(1), 0);
+        for offset in 1..=1000 {
+            let publication = Publication {
+                node: Some(NodeId(offset)),
+                ..publication(offset, b"x", 0)
+            };
+            history.push(&publication, false, 0, &limits);
+            for kept in history.after(Offset(0)) {
+                assert_eq!(kept.node, Some(NodeId(kept.offset.0)));
+            }
+        }
+        assert!(history.nodes.len() <= NODES_MAX);
     }
 
     #[test]

@@ -157,7 +157,9 @@ impl RoomShard {
             last: base.top.offset,
             told,
         });
-        let overtaken = overtaken.into_iter().map(overtaken_by_loss);
+        let overtaken = overtaken
+            .into_iter()
+            .map(|conn| overtaken_by_loss(conn, name));
         self.effects.extend(overtaken);
         self.count(name);
         for one in &base.publications {
@@ -206,7 +208,9 @@ impl RoomShard {
         });
         // Where one of those who catch up is cannot be known here.
         let overtaken = std::mem::take(&mut room.catching_up);
-        let overtaken = overtaken.into_iter().map(overtaken_by_loss);
+        let overtaken = overtaken
+            .into_iter()
+            .map(|conn| overtaken_by_loss(conn, name));
         self.effects.extend(overtaken);
     }
 
@@ -291,9 +295,10 @@ impl RoomShard {
 }
 
 /// Ends a member that is catching up and cannot be given what it missed any more, nor be told.
-fn overtaken_by_loss(conn: ConnId) -> Effect {
+fn overtaken_by_loss(conn: ConnId, room: &RoomName) -> Effect {
     let reason = CloseReason::InsufficientState;
-    Effect::Close { conn, reason }
+    let room = room.clone();
+    Effect::Close { conn, room, reason }
 }
 
 /// A publication as the rest of the shard knows it. It says itself which connection it came

@@ -128,7 +128,11 @@ impl RoomShard {
             .filter(|(_, login)| login.generation < generation);
         let over: Vec<ConnId> = over.map(|(conn, _)| *conn).collect();
         let reason = CloseReason::ConnectionLimit;
-        let closes = over.into_iter().map(|conn| Effect::Close { conn, reason });
+        let closes = over.into_iter().map(|conn| Effect::Close {
+            conn,
+            room: name.clone(),
+            reason,
+        });
         self.effects.extend(closes);
     }
 

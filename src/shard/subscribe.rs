@@ -222,7 +222,7 @@ impl Room {
             let mut given = after;
             for publication in self.history.after(after) {
                 if wants.terms.answer_bytes_max == 0
-                    || publications == limits.outbound_publications_max
+                    || publications >= wants.terms.answer_publications_max
                     || result.publications.len() + publication.payload.len()
                         > wants.terms.answer_bytes_max
                 {
