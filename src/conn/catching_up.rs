@@ -50,7 +50,7 @@ impl Connection {
 
     /// The next room to catch up with, while the connection is open.
     pub fn next_missed_mut(&mut self) -> Option<&mut Missed> {
-        if !self.flags.is_catching_up || self.flags.is_connecting {
+        if !self.flags.is_catching_up || self.flags.is_waiting {
             return None;
         }
         self.open_mut()?.catch_up.as_mut()?.rooms.last_mut()

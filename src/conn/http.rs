@@ -49,6 +49,7 @@ impl Connection {
     /// Moves on to answering: `rest` was received behind the request; `end` says how the
     /// connection ends after the answer, if it does.
     pub fn start_answering(&mut self, rest: Vec<u8>, end: Option<CloseReason>) {
+        self.flags.is_waiting = false;
         self.phase = Phase::Answering {
             rest,
             end,

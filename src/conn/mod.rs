@@ -219,8 +219,9 @@ struct Flags {
     is_backlogged: bool,
     /// It is counted among those of its peer's address.
     is_counted: bool,
-    /// The answer to its first command waits for rooms; what is queued goes out behind it.
-    is_connecting: bool,
+    /// Its first answer, be it to the upgrade or to a command, waits for rooms; what is queued goes out
+    /// behind it.
+    is_waiting: bool,
     /// Whoever wants to know was told that it is open.
     is_announced: bool,
 }
@@ -292,6 +293,7 @@ impl Connection {
             Phase::Head { deadline, .. } => *deadline,
             _ => now,
         };
+        self.flags.is_waiting = true;
         let pending = rooms.len();
         let unasked = rooms.into_iter().rev().collect();
         self.phase = Phase::Joining(Box::new(Joining {
@@ -338,6 +340,7 @@ impl Connection {
         let closed = Phase::Closed(CloseReason::Internal, None);
         self.phase = match std::mem::replace(&mut self.phase, closed) {
             Phase::Joining(joining) => {
+                self.flags.is_waiting = false;
                 self.flags.was_open = true;
                 Phase::Open(joining.open)
             }
@@ -354,7 +357,7 @@ impl Connection {
     /// Moves on to closing. `is_heard` when the peer has closed too, so that nothing more is
     /// expected of it. Does nothing if the connection is closing or closed.
     pub fn start_closing(&mut self, reason: CloseReason, deadline: Instant, is_heard: bool) {
-        self.flags.is_connecting = false;
+        self.flags.is_waiting = false;
         if !self.is_ending() {
             self.phase = Phase::Closing {
                 reason,
@@ -386,7 +389,7 @@ impl Connection {
             _ => reason,
         };
         self.phase = Phase::Closed(reason, self.identity().cloned());
-        self.flags.is_connecting = false;
+        self.flags.is_waiting = false;
         self.queue.clear();
         self.flags.is_held = false;
         true

@@ -462,12 +462,12 @@ impl Connection {
     /// Whether what is queued waits for the answer to its first command.
     #[must_use]
     pub fn is_connecting(&self) -> bool {
-        self.flags.is_connecting
+        self.flags.is_waiting
     }
 
     /// Sets whether what is queued waits for the answer to its first command.
     pub fn set_connecting(&mut self, is_connecting: bool) {
-        self.flags.is_connecting = is_connecting;
+        self.flags.is_waiting = is_connecting;
     }
 
     /// What it needs that speaks by commands, while it is open.

@@ -33,7 +33,8 @@ impl Connection {
     /// Whether its socket is known to take nothing now.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        self.flags.is_blocked || self.flags.is_connecting || self.is_joining()
+        // Without a look at the phase: this is asked several times a delivery.
+        self.flags.is_blocked | self.flags.is_waiting
     }
 
     /// Sets whether it is in the list of connections to write to; returns what it was.
