@@ -7,8 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::base::{
-    BrokerPart, CloseReason, ConnId, Glob, Identity, Instant, Limits, NodeId, Offset, RoomName,
-    Since,
+    BrokerPart, CloseReason, ConnId, Glob, Identity, Instant, NodeId, Offset, RoomName, Since,
 };
 use crate::wire::api::answer::ApiReply;
 use crate::wire::api::relay::{Notice, Part};
@@ -354,11 +353,11 @@ pub struct Subscribed {
 }
 
 impl Subscribed {
-    /// Whether the answer takes so much of the queue that what comes next has to wait until some of
-    /// it is written. Its bytes never do.
+    /// Whether the answer takes so much of a queue of `queued_max` publications that what comes next
+    /// has to wait until some of it is written. Its bytes never do.
     #[must_use]
-    pub fn is_heavy(&self, limits: &Limits) -> bool {
-        self.publications * 2 >= limits.outbound_publications_max
+    pub fn is_heavy(&self, queued_max: usize) -> bool {
+        self.publications * 2 >= queued_max
     }
 }
 

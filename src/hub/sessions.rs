@@ -263,7 +263,7 @@ impl<S> Hub<S> {
             self.leave(id, room, form);
             return;
         };
-        let is_heavy = result.is_heavy(&self.limits);
+        let is_heavy = result.is_heavy(self.limits.outbound_publications_max);
         let Subscribed {
             mut result,
             publications,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::{Room, RoomShard};
 use crate::base::{
-    CloseReason, Compressed, ConnId, Identity, Limits, NodeId, Now, Offset, Position,
-    RecoveryOutcome, RoomName, Since,
+    CloseReason, Compressed, ConnId, Identity, NodeId, Now, Offset, Position, RecoveryOutcome,
+    RoomName, Since,
 };
 use crate::exchange::{Effect, Replay, Subscribed, Terms};
 use crate::room::recovery::{Missing, Recovery, recover};
@@ -42,7 +42,8 @@ impl RoomShard {
     ) {
         let Wants { form, since, .. } = wants;
         self.release(&name);
-        let limits = self.limits.clone();
+        let keeps_any = self.limits.history_publications_max > 0;
+        let queued_max = self.limits.outbound_publications_max;
         let Some((room, effects)) = self.room_or_new(&name) else {
             let reason = CloseReason::ChannelLimit;
             let room = name;
@@ -59,7 +60,7 @@ impl RoomShard {
         let mut recovery = recover(&room.history, position, since);
         let missing = recovery.missing;
         let result = (form == WireForm::Centrifugo)
-            .then(|| Box::new(room.subscribed(&wants, &mut recovery, &limits)));
+            .then(|| Box::new(room.subscribed(&wants, &mut recovery, keeps_any)));
         let owed_after = match since {
             Since::Last(_) => position.offset,
             _ => recovery.after,
@@ -70,10 +71,11 @@ impl RoomShard {
             Missing::Unknown => None,
         };
         let is_behind = recovery.after < position.offset || recovery.missing != Missing::Nothing;
-        let is_heavy = (result.as_ref()).is_some_and(|result| result.is_heavy(&limits));
+        let is_heavy = (result.as_ref()).is_some_and(|result| result.is_heavy(queued_max));
         if is_behind || is_heavy || wants.terms.is_held {
             room.catching_up.insert(conn);
         }
+        let may_be_watched = room.may_be_watched();
         let frames = form
             .is_json()
             .then(|| raw::joined(&name, position, lost, room.online()));
@@ -92,7 +94,9 @@ impl RoomShard {
         if wants.terms.watches {
             self.note_watcher(&name);
         }
-        self.tell_watchers(&name, true, conn, identity.as_deref());
+        if may_be_watched {
+            self.tell_watchers(&name, true, conn, identity.as_deref());
+        }
         // Who asks for the newest asks for nothing in particular.
         if matches!(
             since,
@@ -182,9 +186,16 @@ impl RoomShard {
         );
         room.members[form.index()] -= 1;
         let identity = room.presence.leave(conn);
-        room.catching_up.remove(&conn);
-        room.watchers.remove(&conn);
-        self.tell_watchers(name, false, conn, identity.as_deref());
+        // No hash is made of what cannot be there.
+        if !room.catching_up.is_empty() {
+            room.catching_up.remove(&conn);
+        }
+        if !room.watchers.is_empty() {
+            room.watchers.remove(&conn);
+        }
+        if room.may_be_watched() {
+            self.tell_watchers(name, false, conn, identity.as_deref());
+        }
         self.leave_login(name, conn);
         self.note_changed(name);
         self.remove_if_idle(name);
@@ -199,11 +210,15 @@ impl RoomShard {
 }
 
 impl Room {
+    /// Whether there may be somebody to tell who joins and who leaves.
+    fn may_be_watched(&self) -> bool {
+        self.followed.is_some() || !self.watchers.is_empty()
+    }
+
     /// What a subscription comes to that was asked for by a command: all that was missed or, where
     /// some of it cannot be given, nothing. What does not fit the answer is left to be caught up.
-    fn subscribed(&self, wants: &Wants, recovery: &mut Recovery, limits: &Limits) -> Subscribed {
+    fn subscribed(&self, wants: &Wants, recovery: &mut Recovery, keeps_any: bool) -> Subscribed {
         let position = self.position();
-        let keeps_any = limits.history_publications_max > 0;
         let mut result = SubscribeResult {
             position: keeps_any.then_some(position),
             was_recovering: keeps_any && wants.since != Since::Now,
