@@ -11,19 +11,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use redis::{Connection, Value};
 
 use super::backoff::Backoff;
-use super::dial::{Dialer, Run, push_parts};
+use super::dial::{Dialer, Run, SILENCE_MAX, push_parts};
 use super::figures::Figures;
 use super::outputs::Outputs;
 use super::question::{SAID, shared_of};
 use super::repeats::{About, Warnings};
 use super::reply::number;
-use crate::base::{BrokerPart, Epoch, Offset, Position, RoomName};
+use crate::base::{BrokerPart, Epoch, Instant, Offset, Position, RoomName};
 use crate::clock;
 use crate::cluster::word::Word;
 use crate::cluster::{Event, NodeId};
@@ -55,7 +56,9 @@ pub(super) struct Feed {
     /// By channel.
     rooms: HashMap<Vec<u8>, Followed>,
     /// Subscriptions that are not confirmed, by channel.
-    awaited: HashMap<Vec<u8>, u32>,
+    awaited: HashMap<Vec<u8>, Awaited>,
+    /// When those are to be looked at that are not confirmed.
+    look_at: Instant,
     /// Channels that are still to be subscribed to, and some that are not any more: of a room only if
     /// [`Followed::is_queued`].
     backlog: VecDeque<Vec<u8>>,
@@ -64,6 +67,14 @@ pub(super) struct Feed {
     warnings: Warnings,
     /// The other ends of the wishes have gone.
     is_over: bool,
+}
+
+/// Subscriptions to a channel that are not confirmed.
+#[derive(Debug)]
+struct Awaited {
+    count: u32,
+    /// When the first of them was asked for.
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -77,6 +88,9 @@ struct Followed {
 /// Most channels in one command, and most wishes at once.
 const CHANNELS_MAX: usize = 512;
 
+/// How often it is looked whether subscriptions are confirmed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 impl Feed {
     pub(super) fn new(parts: FeedParts) -> Self {
         let own_channel = parts.dialer.keys.node(parts.node).into_bytes();
@@ -85,6 +99,7 @@ impl Feed {
             own_channel,
             rooms: HashMap::new(),
             awaited: HashMap::new(),
+            look_at: clock::read_instant(),
             backlog: VecDeque::new(),
             is_lost: false,
             warnings: Warnings::default(),
@@ -145,7 +160,7 @@ impl Feed {
     }
 
     /// Waits, and takes note of wishes meanwhile.
-    fn pause(&mut self, until: crate::base::Instant) {
+    fn pause(&mut self, until: Instant) {
         loop {
             let left = until.saturating_duration_since(clock::read_instant());
             match self.parts.wishes.recv_timeout(left) {
@@ -206,6 +221,9 @@ impl Feed {
             if self.is_ending() {
                 return String::new();
             }
+            if self.is_left_waiting() {
+                return "it does not confirm what is asked for".into();
+            }
             if !out.is_empty()
                 && let Err(error) = connection.send_packed_command(&out)
             {
@@ -250,7 +268,7 @@ impl Feed {
                             redis::cmd("SUBSCRIBE")
                                 .arg(&channel)
                                 .write_packed_command(out);
-                            *self.awaited.entry(channel).or_default() += 1;
+                            self.await_confirmation(channel);
                         }
                     }
                     self.keep(shard, room);
@@ -285,7 +303,7 @@ impl Feed {
             let is_wanted = followed.is_some_and(|one| std::mem::take(&mut one.is_queued));
             if is_wanted || channel == self.own_channel {
                 command.arg(&channel);
-                *self.awaited.entry(channel).or_default() += 1;
+                self.await_confirmation(channel);
                 count += 1;
             }
         }
@@ -324,9 +342,27 @@ impl Feed {
         Ok(())
     }
 
+    fn await_confirmation(&mut self, channel: Vec<u8>) {
+        let since = clock::read_instant();
+        let awaited = self.awaited.entry(channel);
+        awaited.or_insert(Awaited { count: 0, since }).count += 1;
+    }
+
+    /// Whether a subscription was not confirmed for too long, though other things are heard: what asked
+    /// for it has got lost on its way.
+    fn is_left_waiting(&mut self) -> bool {
+        let now = clock::read_instant();
+        if now < self.look_at {
+            return false;
+        }
+        self.look_at = now + LOOK_INTERVAL;
+        let mut awaited = self.awaited.values();
+        awaited.any(|one| one.since + SILENCE_MAX <= now)
+    }
+
     fn handle_confirmation(&mut self, channel: Vec<u8>) {
         match self.awaited.get_mut(&channel) {
-            Some(left) if *left > 1 => *left -= 1,
+            Some(awaited) if awaited.count > 1 => awaited.count -= 1,
             _ => {
                 self.awaited.remove(&channel);
                 if let Some(Followed { room, shard, .. }) = self.rooms.get(&channel) {
