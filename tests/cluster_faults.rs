@@ -294,13 +294,13 @@ fn faults_follow_each_other() {
 }
 
 /// Cuts one of two nodes off, by a network that swallows what `passing` does not let through.
-fn a_node_is_cut_off(fault: &str, passing: Passing) {
+fn a_node_is_cut_off(load: &str, fault: &str, passing: Passing) {
     let redis = Redis::start();
     let relay = RedisRelay::to(&redis);
     let nodes = [node(&redis.url(), "n1", &[]), node(&relay.url(), "n2", &[])];
     let all: Vec<&Daemon> = nodes.iter().collect();
     let probe = Probe::start(&all);
-    let load = Load::start(&all, LOAD);
+    let load = Load::start(&all, load);
     relay.set(passing);
     probe.note_fault();
     // It is noticed while it lasts.
@@ -320,10 +320,16 @@ fn a_node_is_cut_off(fault: &str, passing: Passing) {
 
 #[test]
 fn a_node_hears_nothing_of_redis() {
-    a_node_is_cut_off("answers swallowed", Passing::Questions);
+    a_node_is_cut_off(LOAD, "answers swallowed", Passing::Questions);
 }
 
 #[test]
 fn redis_hears_nothing_of_a_node() {
-    a_node_is_cut_off("questions swallowed", Passing::Answers);
+    a_node_is_cut_off(LOAD, "questions swallowed", Passing::Answers);
+}
+
+/// Its members ask for rooms again and again, and some of that is swallowed, too.
+#[test]
+fn redis_hears_nothing_of_a_node_of_sdks() {
+    a_node_is_cut_off(SDK_LOAD, "questions of SDKs swallowed", Passing::Answers);
 }
