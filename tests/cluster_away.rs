@@ -5,8 +5,8 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Client, Daemon, Dial, Message, Passing, Redis, RedisRelay, error_of, json_member, next,
-    node, two_nodes, wait_for, wait_until,
+    Api, Client, Daemon, Dial, Message, Passing, Redis, RedisRelay, Sdk, error_of, json_member,
+    next, node, two_nodes, wait_for, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -81,6 +81,34 @@ fn assert_degraded(daemon: &Daemon, member: &mut Client, publisher: &mut Client)
     let page = Dial::new(daemon.addr(), "/ws?room=unknown").header("Origin", &origin);
     page.connect().expect_close(3004, "internal server error");
     within("a join of a page", asked);
+}
+
+/// A close frame is answered when it is known what became of the publications before it.
+#[test]
+fn who_publishes_and_closes_while_redis_is_away_is_told_that_it_failed() {
+    let mut redis = Redis::with_aof();
+    let node = node(&redis.url(), "n1", &WAIT);
+    let mut in_time = Client::connect(&node, "/ws?room=r&echo=0");
+    in_time.send_text("kept");
+    in_time.send_close(1000, "done");
+    in_time.expect_close(1000, "done");
+    let mut raw = Client::connect(&node, "/ws?room=r&echo=0");
+    let mut sdk = Sdk::connected(&node);
+    redis.kill();
+    assert_health(&node, false);
+    raw.send_text("lost");
+    raw.send_close(1000, "done");
+    let id = sdk.send("publish", &json!({ "channel": "r", "data": "lost" }));
+    sdk.wire.send_close(1000, "done");
+    raw.expect_close(3004, "internal server error");
+    assert_eq!(sdk.error_of(id), 100);
+    sdk.expect_close(1000, "done");
+    redis.restart();
+    assert_health(&node, true);
+    let mut api = Api::connect(&node);
+    let history = api.result("history", &json!({ "channel": "r", "limit": 9 }));
+    assert_eq!(history["publications"][0]["data"], "kept");
+    assert_eq!(history["offset"], 1);
 }
 
 #[test]
