@@ -15,7 +15,7 @@
 //! | 3 | [`verify`] | a client that tests a deployment; knows nothing of the server |
 //! | 4 | [`daemon`] | puts them together |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod auth;
 pub mod base;

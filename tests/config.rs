@@ -82,7 +82,7 @@ fn check(variables: &[(&str, &str)], arguments: &str, expected: &str) {
 }
 
 /// Flag, its value, a second value, and how each shows.
-const OPTIONS: [(&str, [&str; 2], [&str; 2]); 38] = [
+const OPTIONS: [(&str, [&str; 2], [&str; 2]); 39] = [
     (
         "listen",
         ["127.0.0.1:81", "127.0.0.1:82"],
@@ -215,6 +215,14 @@ const OPTIONS: [(&str, [&str; 2], [&str; 2]); 38] = [
         [
             "history_memory_bytes_max: 1048576,",
             "history_memory_bytes_max: 1073741824,",
+        ],
+    ),
+    (
+        "memory-limit",
+        ["512MiB", "off"],
+        [
+            "memory_bytes_max: Some(536870912),",
+            "memory_bytes_max: None,",
         ],
     ),
     (
@@ -525,6 +533,30 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
         "{error}"
     );
     assert!(!error.contains("[package]"), "{error}");
+    let (status, out, error) = run(&[], "check --memory-limit 64MiB");
+    assert_eq!((status, &*error), (Some(0), ""), "{out}");
+    for line in [
+        "Warning: --history-memory is lowered from 268435456 to 33554432 bytes, half of --memory-limit\n",
+        "--memory-limit              64MiB\n",
+        "--history-memory            32MiB\n",
+        "From 56.0 MiB on, 7/8 of --memory-limit, the largest send queues are closed.\n",
+    ] {
+        assert!(out.contains(line), "{line:?} is not in {out}");
+    }
+    for (arguments, expected) in [
+        (
+            "--memory-limit 15MiB",
+            "roomcast: --memory-limit is 15728640: must be at least 16MiB",
+        ),
+        (
+            "--memory-limit 16MiB --history-bytes 9MiB",
+            "roomcast: --memory-limit is 16777216: must be at least twice --history-bytes, which is",
+        ),
+    ] {
+        let (status, out, error) = run(&[], &format!("check {arguments}"));
+        assert_eq!((status, &*out), (Some(2), ""));
+        assert!(error.starts_with(expected), "{error}");
+    }
     let (status, out, error) = run(&[], "check --history-memory 1KiB");
     assert_eq!((status, &*out), (Some(2), ""));
     assert!(

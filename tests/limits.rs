@@ -375,7 +375,7 @@ fn an_address_in_use_is_named() {
 
 /// Every option with its default as `--help` shows it, a value other than that, and a value that is
 /// refused, if there is one. Those whose value is a file are [`FILE_OPTIONS`].
-const OPTIONS: [(&str, &str, &str, Option<&str>); 34] = [
+const OPTIONS: [(&str, &str, &str, Option<&str>); 35] = [
     ("listen", "0.0.0.0:7777", "127.0.0.1:0", Some("nowhere")),
     (
         "admin-listen",
@@ -410,6 +410,7 @@ const OPTIONS: [(&str, &str, &str, Option<&str>); 34] = [
     ("history-bytes", "1MiB", "100KiB", Some("much")),
     ("history-ttl", "1h", "10m", Some("ages")),
     ("history-memory", "256MiB", "64MiB", Some("all")),
+    ("memory-limit", "off", "512MiB", Some("plenty")),
     ("max-rooms", "100000", "500", Some("0")),
     ("gzip-min-size", "256", "1KiB", Some("tiny")),
     ("duplicate-login", "allow", "refuse", Some("maybe")),

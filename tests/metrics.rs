@@ -22,7 +22,7 @@ struct Step {
 }
 
 /// Every metric stands in one of them at least.
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 22] = [
     Step {
         moves: &[
             "connections",
@@ -71,6 +71,10 @@ const STEPS: [Step; 21] = [
     Step {
         moves: &["dropped_from_queues_total"],
         run: a_member_is_slow,
+    },
+    Step {
+        moves: &["memory_pressure"],
+        run: memory_is_short,
     },
     Step {
         moves: &["skipped_total"],
@@ -139,7 +143,11 @@ const STEPS: [Step; 21] = [
 ];
 
 /// Does not move while a daemon runs, and differs between two.
-const FIXED: [&str; 2] = ["process_max_fds", "process_start_time_seconds"];
+const FIXED: [&str; 3] = [
+    "memory_limit_bytes",
+    "process_max_fds",
+    "process_start_time_seconds",
+];
 
 #[test]
 fn every_metric_moves_when_what_it_counts_happens() {
@@ -156,7 +164,8 @@ fn every_metric_moves_when_what_it_counts_happens() {
     let tls = Start::default().args(&["--tls-cert", &certificate.cert()]);
     let tls = tls.args(&["--tls-key", &certificate.key()]);
     let few = tls.clone().open_files_max(256, 1024).start();
-    let more = tls.open_files_max(256, 2048).start();
+    let more = tls.args(&["--memory-limit", "1GiB"]);
+    let more = more.open_files_max(256, 2048).start();
     let (few, more) = (few.exposition(), more.exposition());
     for name in FIXED.iter().map(full) {
         assert!(more.moved_since(&few).contains(&name), "{name}");
@@ -338,6 +347,21 @@ fn a_member_is_slow() -> (Exposition, Exposition) {
     let dropped = after.value("roomcast_dropped_from_queues_total");
     // A megabyte of them at most was queued, and what is being written is not dropped.
     assert!((10.0..=50.0).contains(&dropped), "{dropped}");
+    (before, after)
+}
+
+fn memory_is_short() -> (Exposition, Exposition) {
+    let daemon = Daemon::start(&["--memory-limit=32MiB", "--outbound-queue-size=64MiB"]);
+    let before = daemon.exposition();
+    let _stalled = stalled(&daemon, "/ws?room=a");
+    let mut publisher = Client::connect(&daemon, "/ws?room=a&echo=0");
+    daemon.wait_members(2);
+    let block = "x".repeat(60_000);
+    let after = wait_for("memory that is short", || {
+        publisher.send_text(&block);
+        let after = daemon.exposition();
+        (after.value("roomcast_memory_pressure") > 0.0).then_some(after)
+    });
     (before, after)
 }
 

@@ -36,6 +36,8 @@ pub enum CloseReason {
     Shutdown,
     /// The send queue was full.
     Slow,
+    /// The process takes more memory than it may, and the send queue was among the largest.
+    Memory,
     /// Queued bytes made no progress in time.
     WriteTimeout,
     /// The token ran out.
@@ -83,7 +85,7 @@ pub enum Severity {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Normal,
         Self::Gone,
         Self::Reset,
@@ -97,6 +99,7 @@ impl CloseReason {
         Self::TooBig,
         Self::Shutdown,
         Self::Slow,
+        Self::Memory,
         Self::WriteTimeout,
         Self::ConnectionExpired,
         Self::SubscriptionExpired,
@@ -133,7 +136,7 @@ impl CloseReason {
             Self::Internal => 1011,
             Self::Shutdown => 3001,
             Self::BrokerGone => 3004,
-            Self::Slow => 3008,
+            Self::Slow | Self::Memory => 3008,
             Self::WriteTimeout => 3009,
             Self::ConnectionExpired => 3005,
             Self::SubscriptionExpired => 3006,
@@ -167,7 +170,7 @@ impl CloseReason {
             Self::InvalidPayload => "invalid UTF-8",
             Self::TooBig => "message too big",
             Self::Shutdown => "shutdown",
-            Self::Slow => "slow",
+            Self::Slow | Self::Memory => "slow",
             Self::WriteTimeout => "write error",
             Self::ConnectionExpired => "connection expired",
             Self::SubscriptionExpired => "subscription expired",
@@ -203,6 +206,7 @@ impl CloseReason {
             Self::TooBig => "too_big",
             Self::Shutdown => "shutdown",
             Self::Slow => "slow",
+            Self::Memory => "memory",
             Self::WriteTimeout => "write_timeout",
             Self::ConnectionExpired => "connection_expired",
             Self::SubscriptionExpired => "subscription_expired",
@@ -251,7 +255,7 @@ impl CloseReason {
             | Self::ConnectionLimit
             | Self::ChannelLimit
             | Self::PermissionDenied => Severity::Notable,
-            Self::Slow | Self::WriteTimeout | Self::BrokerGone | Self::Internal => {
+            Self::Slow | Self::Memory | Self::WriteTimeout | Self::BrokerGone | Self::Internal => {
                 Severity::Warning
             }
         }
@@ -276,7 +280,10 @@ mod tests {
             assert_eq!(reason.index(), place);
             assert!(labels.insert(reason.label()), "{reason:?}");
             assert!(!reason.text().is_empty() && reason.text().len() <= 123);
-            if let Some(code) = reason.code() {
+            // To the peer it is the same whose bound its queue has met.
+            if let Some(code) = reason.code()
+                && reason != CloseReason::Memory
+            {
                 assert!(codes.insert(code), "{reason:?}");
             }
         }

@@ -25,12 +25,12 @@ impl Health {
         }
     }
 
-    /// A line that names all that is wrong; `None` if nothing is.
+    /// A line that names all that is wrong, `other` included; `None` if nothing is.
     #[must_use]
-    pub fn degraded(&self) -> Option<String> {
-        let ailments: Vec<&str> = [&self.requests, &self.feed]
+    pub fn degraded(&self, other: Option<&str>) -> Option<String> {
+        let ailments: Vec<&str> = [self.requests.as_deref(), self.feed.as_deref(), other]
             .into_iter()
-            .filter_map(Option::as_deref)
+            .flatten()
             .collect();
         (!ailments.is_empty()).then(|| format!("degraded: {}", ailments.join("; ")))
     }
@@ -53,7 +53,8 @@ mod tests {
             (Requests, None, None),
         ] {
             health.note(part, ailment.map(Into::into));
-            assert_eq!(health.degraded().as_deref(), expected);
+            assert_eq!(health.degraded(None).as_deref(), expected);
         }
+        assert_eq!(health.degraded(Some("m")).as_deref(), Some("degraded: m"));
     }
 }

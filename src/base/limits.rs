@@ -65,6 +65,8 @@ pub struct Limits {
     pub history_ttl: Duration,
     /// `--history-memory`: history of all rooms together, bookkeeping included, in bytes.
     pub history_memory_bytes_max: usize,
+    /// `--memory-limit`: what the process may take, in bytes; `None` is no bound.
+    pub memory_bytes_max: Option<usize>,
     /// `--max-rooms`: rooms alive on this node.
     pub rooms_max: usize,
     /// `--gzip-min-size`: smallest publication that is compressed, in bytes.
@@ -143,6 +145,7 @@ impl Default for Limits {
             history_bytes_max: 1 << 20,
             history_ttl: Duration::from_secs(3600),
             history_memory_bytes_max: 256 << 20,
+            memory_bytes_max: None,
             rooms_max: 100_000,
             gzip_bytes_min: 256,
             duplicate_login: DuplicateLogin::Allow,
@@ -199,8 +202,21 @@ impl Limits {
     /// Largest bound in bytes that may be asked for; frames end to end are indexed by `u32`.
     pub const BYTES_CEILING: usize = 1 << 30;
 
+    /// Smallest memory a process may be given, in bytes: a daemon without connections takes half of
+    /// it.
+    pub const MEMORY_FLOOR: usize = 16 << 20;
+
     /// Shortest time a deadline may have; the timer wheel's tick is 16 ms.
     pub const DURATION_FLOOR: Duration = Duration::from_millis(20);
+
+    /// Lowers what all histories may take to half of what the process may. Returns what it was, if
+    /// it was more.
+    pub fn fit_history(&mut self) -> Option<usize> {
+        let half = self.memory_bytes_max? / 2;
+        let before = self.history_memory_bytes_max;
+        self.history_memory_bytes_max = before.min(half);
+        (before > half).then_some(before)
+    }
 
     /// What a room with this name promises its members.
     #[must_use]
@@ -333,6 +349,18 @@ impl Limits {
                 ),
             ));
         }
+        if let Some(memory) = self.memory_bytes_max
+            && memory < 2 * self.history_bytes_max
+        {
+            return Err(error(
+                "--memory-limit",
+                memory,
+                format!(
+                    "must be at least twice --history-bytes, which is {}",
+                    self.history_bytes_max
+                ),
+            ));
+        }
         if self.history_ttl < Duration::from_secs(1) {
             return Err(error(
                 "--history-ttl",
@@ -355,6 +383,15 @@ impl Limits {
                     "must be between 1 byte and 1GiB".into(),
                 ));
             }
+        }
+        if let Some(memory) = self.memory_bytes_max
+            && memory < Self::MEMORY_FLOOR
+        {
+            return Err(error(
+                "--memory-limit",
+                memory,
+                "must be at least 16MiB".into(),
+            ));
         }
         if self.outbound_bytes_max / 2 < self.message_bytes_max {
             return Err(error(
@@ -450,6 +487,17 @@ mod tests {
             "--outbound-queue-size"
         );
         assert_eq!(
+            refused(|l| l.memory_bytes_max = Some((16 << 20) - 1)),
+            "--memory-limit"
+        );
+        assert_eq!(
+            refused(|l| {
+                l.memory_bytes_max = Some(64 << 20);
+                l.history_bytes_max = (32 << 20) + 1;
+            }),
+            "--memory-limit"
+        );
+        assert_eq!(
             refused(|l| l.outbound_bytes_max = 2 << 30),
             "--outbound-queue-size"
         );
@@ -492,11 +540,27 @@ mod tests {
     }
 
     #[test]
+    fn histories_get_half_of_the_memory_at_most() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.fit_history(), None);
+        limits.memory_bytes_max = Some(512 << 20);
+        assert_eq!(limits.fit_history(), None);
+        limits.memory_bytes_max = Some(64 << 20);
+        assert_eq!(limits.fit_history(), Some(256 << 20));
+        assert_eq!(limits.history_memory_bytes_max, 32 << 20);
+        assert_eq!(limits.check(), Ok(()));
+    }
+
+    #[test]
     fn the_other_side_of_each_rule_holds() {
         for limits in [
             Limits {
                 ping_interval: None,
                 pong_timeout: Duration::from_secs(1),
+                ..Limits::default()
+            },
+            Limits {
+                memory_bytes_max: Some(16 << 20),
                 ..Limits::default()
             },
             Limits {

@@ -94,7 +94,7 @@ impl SendQueue {
             self.frame_end = 0;
             self.front = Some(entry);
         } else {
-            self.rest.get_or_insert_default().0.push_back(entry);
+            self.rest.get_or_insert_default().push_back(entry);
         }
     }
 
@@ -153,8 +153,7 @@ impl SendQueue {
     }
 
     /// Drops everything that is waiting except the frame in flight, and the answer to an upgrade,
-    /// which counts as one. Returns the number of
-    /// publications dropped.
+    /// which counts as one. Returns the number of publications dropped.
     pub fn drop_backlog(&mut self) -> usize {
         let before = self.level.publications;
         if let (Some(front), true) = (&self.front, self.has_preamble) {
@@ -166,6 +165,8 @@ impl SendQueue {
         if let Some(front) = &mut self.front {
             front.end = self.frame_end;
             front.publications = front.publications.min(1);
+            front.let_go();
+            self.frame_end = front.end;
             self.level.bytes = (front.end - front.start) as usize;
             self.level.publications = front.publications as usize;
         }
@@ -275,6 +276,16 @@ impl SendQueue {
         self.level
     }
 
+    /// Memory that the queue takes, in bytes: its own, and its share of what it has in common with
+    /// other queues. Looks at every entry.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        let share = |entry: &Entry| entry.frames.bytes().len() / Arc::strong_count(&entry.frames);
+        let places = self.rest.as_ref().map_or(0, |rest| rest.0.capacity());
+        let shares: usize = self.front.iter().chain(self.rest()).map(share).sum();
+        shares + places * size_of::<Entry>()
+    }
+
     /// Asserts the invariants; for tests and debug builds.
     pub fn check_invariants(&self) {
         let mut level = Level::default();
@@ -357,6 +368,32 @@ impl SendQueue {
         }
         self.lane = None;
         written
+    }
+}
+
+impl Rest {
+    /// Appends an entry. A long queue grows by an eighth and not by its double: those of stalled
+    /// members of a room are of one length, and would all be doubled by one publication.
+    fn push_back(&mut self, entry: Entry) {
+        let Self(entries) = self;
+        if entries.len() == entries.capacity() && entries.len() >= ENTRIES_KEPT {
+            entries.reserve_exact(entries.len() / 8);
+        }
+        entries.push_back(entry);
+    }
+}
+
+impl Entry {
+    /// Keeps no more than is left of it, where that is a small part of what it shares with others.
+    fn let_go(&mut self) {
+        // With the byte before, so that what is left of a frame does not look like a whole one.
+        let from = self.start.saturating_sub(1);
+        let left = &self.frames.bytes()[from as usize..self.end as usize];
+        if left.len() < self.frames.bytes().len() / 2 {
+            self.frames = Frames::whole(left.to_vec());
+            self.start -= from;
+            self.end -= from;
+        }
     }
 }
 
@@ -588,6 +625,60 @@ mod tests {
                 [&frames.bytes()[..kept], &bye].concat(),
                 "written {written}"
             );
+        }
+    }
+
+    #[test]
+    fn a_queue_takes_its_places_and_its_share_of_the_bytes() {
+        let frames = Frames::whole(vec![0; 1000]);
+        let mut queues = [SendQueue::default(), SendQueue::default()];
+        for queue in &mut queues {
+            queue.push(&frames, 1);
+        }
+        // Two queues and the test.
+        assert_eq!(queues[0].footprint(), 333);
+        drop(frames);
+        assert_eq!(queues[0].footprint(), 500);
+        queues[1].push(&Frames::whole(vec![0; 100]), 1);
+        let places = 4 * size_of::<Entry>();
+        assert_eq!(queues[1].footprint(), 600 + places);
+        let [alone, other] = queues;
+        drop(other);
+        assert_eq!(alone.footprint(), 1000);
+    }
+
+    #[test]
+    fn long_queues_of_one_length_do_not_double_together() {
+        let frames = Frames::whole(vec![0; 10]);
+        let mut queue = SendQueue::default();
+        for pushed in 1..10_000 {
+            queue.push(&frames, 1);
+            let places = queue.rest.as_ref().map_or(0, |rest| rest.0.capacity());
+            assert!(
+                places <= (pushed + pushed / 8).max(2 * ENTRIES_KEPT),
+                "{places} for {pushed}"
+            );
+        }
+        drain(&mut queue, 1 << 20);
+    }
+
+    #[test]
+    fn what_is_left_of_a_frame_keeps_no_merge_in_memory() {
+        for (written, expected) in [(1, "1/3"), (4, "1/3"), (5, ""), (6, "2/3"), (14, "3/3")] {
+            let frames = merged(&["1/3", "2/3", "3/3"]);
+            let mut queue = SendQueue::default();
+            push(&mut queue, &frames);
+            let mut bytes = write(&mut queue, written);
+            queue.drop_backlog();
+            queue.check_invariants();
+            assert_eq!(Arc::strong_count(&frames), 1, "{written}");
+            // A ping waits for the end of the frame, as before.
+            queue.push_ping();
+            bytes.extend(drain(&mut queue, 1));
+            assert!(bytes.ends_with(&PING), "{written}");
+            bytes.truncate(bytes.len() - PING.len());
+            assert!(bytes.ends_with(expected.as_bytes()), "{written}: {bytes:?}");
+            assert_eq!(bytes.len() % 5, 0, "{written}: whole frames");
         }
     }
 }

@@ -66,6 +66,17 @@ fn put_sizes(text: &mut Exposition, sources: &Sources, hub: &HubCounters) {
         "WebSockets with something queued now.",
         hub.backlogged,
     )
+    .gauge(
+        "memory_limit_bytes",
+        "What the process may take, as --memory-limit says; 0 for no bound.",
+        hub.memory_limit,
+    )
+    .gauge(
+        "memory_pressure",
+        "What is given up for want of memory now: 0 nothing, 1 the largest send queues, 2 those and \
+         new connections.",
+        hub.memory_pressure as u8,
+    )
     .gauge("users", "Users with a connection now.", hub.users)
     .gauge("members", "Memberships now.", hub.members)
     .gauge("rooms", "Rooms with members now.", hub.rooms)

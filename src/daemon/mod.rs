@@ -33,13 +33,13 @@ use crate::base::{NodeId, RoomBudget, ShardTotals};
 use crate::clock;
 use crate::hub::{Gate, Hub, NodeFigures};
 use crate::net::{
-    Crew, EventLoop, EventSender, Listener, LoopError, Reports, Supervision, control,
+    Crew, EventLoop, EventSender, Listener, LoopError, MemoryWatch, Reports, Supervision, control,
 };
 use crate::ops::config::Config;
-use crate::ops::process::{CpuMeter, OpenFiles, ProcessFigures, host_name};
+use crate::ops::process::{CpuMeter, OpenFiles, ProcessFigures, ResidentMemory, host_name};
 use crate::ops::signal::{CaughtSignals, Request};
 use crate::ops::systemd::{Notifier, PassedSockets, watchdog_interval};
-use crate::ops::{file_limit, log::LogSwitch};
+use crate::ops::{file_limit, heap, log::LogSwitch};
 use crate::shard::RoomShard;
 use crate::worker::{Bell, Pool, mailbox};
 
@@ -226,6 +226,13 @@ impl Server {
             },
             debug: Box::new(move |view| debug::render(view, start.instant)),
             node: node(node_id, node_name),
+            memory: match limits.memory_bytes_max {
+                Some(_) => {
+                    let mut resident = ResidentMemory::open()?;
+                    Some(MemoryWatch::new(move || resident.read(), heap::give_back))
+                }
+                None => None,
+            },
             supervision,
         };
         if let Some(membership) = &membership {

@@ -19,11 +19,13 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Says how a new connection is let in; `None` if it must be dropped unheard. One without an
-    /// address is a proxy's and counts among no address's until [`Admission::count`].
+    /// Says how a new connection is let in; `None` if it must be dropped unheard. Without `has_room`
+    /// it is over capacity in any case. One without an address is a proxy's and counts among no
+    /// address's until [`Admission::count`].
     pub(super) fn admit(
         &mut self,
         is_admin: bool,
+        has_room: bool,
         ip: Option<IpAddr>,
         limits: &Limits,
     ) -> Option<Entrance> {
@@ -32,8 +34,9 @@ impl Admission {
             self.admin += usize::from(admitted);
             return admitted.then_some(Entrance::Admin);
         }
-        let is_over =
-            self.public >= limits.connections_max || ip.is_some_and(|ip| !self.count(ip, limits));
+        let is_over = !has_room
+            || self.public >= limits.connections_max
+            || ip.is_some_and(|ip| !self.count(ip, limits));
         if is_over {
             let admitted = self.overload < limits.refusals_max;
             self.overload += usize::from(admitted);
@@ -133,17 +136,41 @@ mod tests {
         };
         let [a, b, c] = [1, 2, 3].map(|last| Some(IpAddr::from([127, 0, 0, last])));
         let mut admission = Admission::default();
-        assert_eq!(admission.admit(false, a, &limits), Some(Entrance::Public));
-        assert_eq!(admission.admit(false, a, &limits), Some(Entrance::Public));
-        assert_eq!(admission.admit(false, a, &limits), Some(Entrance::Overload));
-        assert_eq!(admission.admit(false, a, &limits), None);
-        assert_eq!(admission.admit(false, b, &limits), Some(Entrance::Public));
+        assert_eq!(
+            admission.admit(false, true, a, &limits),
+            Some(Entrance::Public)
+        );
+        assert_eq!(
+            admission.admit(false, true, a, &limits),
+            Some(Entrance::Public)
+        );
+        assert_eq!(
+            admission.admit(false, true, a, &limits),
+            Some(Entrance::Overload)
+        );
+        assert_eq!(admission.admit(false, true, a, &limits), None);
+        assert_eq!(
+            admission.admit(false, true, b, &limits),
+            Some(Entrance::Public)
+        );
         admission.release(Entrance::Overload, a);
-        assert_eq!(admission.admit(false, c, &limits), Some(Entrance::Overload));
-        assert_eq!(admission.admit(true, a, &limits), Some(Entrance::Admin));
-        assert_eq!(admission.admit(true, a, &limits), None);
+        assert_eq!(
+            admission.admit(false, true, c, &limits),
+            Some(Entrance::Overload)
+        );
+        assert_eq!(
+            admission.admit(true, true, a, &limits),
+            Some(Entrance::Admin)
+        );
+        assert_eq!(admission.admit(true, true, a, &limits), None);
         admission.release(Entrance::Public, a);
-        assert_eq!(admission.admit(false, a, &limits), Some(Entrance::Public));
+        admission.release(Entrance::Overload, a);
+        let short = admission.admit(false, false, a, &limits);
+        assert_eq!(short, Some(Entrance::Overload));
+        assert_eq!(
+            admission.admit(false, true, a, &limits),
+            Some(Entrance::Public)
+        );
         assert_eq!(admission.len(), 5);
         for (entrance, ip) in [
             (Entrance::Public, a),
@@ -168,16 +195,20 @@ mod tests {
         let [a, b] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
         let mut admission = Admission::default();
         for _ in 0..3 {
-            let entrance = admission.admit(false, None, &limits);
+            let entrance = admission.admit(false, true, None, &limits);
             assert_eq!(entrance, Some(Entrance::Public));
         }
-        assert_eq!(admission.admit(false, None, &limits), None, "all are taken");
+        assert_eq!(
+            admission.admit(false, true, None, &limits),
+            None,
+            "all are taken"
+        );
         assert!(admission.count(a, &limits) && admission.count(b, &limits));
         assert!(!admission.count(a, &limits), "one for each client");
         admission.uncount(a);
         assert!(admission.count(a, &limits));
         admission.release(Entrance::Public, None);
-        assert_eq!(admission.admit(false, Some(a), &limits), None);
+        assert_eq!(admission.admit(false, true, Some(a), &limits), None);
         admission.release(Entrance::Public, Some(a));
         admission.release(Entrance::Public, Some(b));
         assert_eq!((admission.len(), admission.by_ip.len()), (0, 0));

@@ -19,6 +19,10 @@ pub struct HubCounters {
     pub users: usize,
     /// Whether the end has begun.
     pub is_draining: bool,
+    /// What the process may take, in bytes; 0 for no bound.
+    pub memory_limit: u64,
+    /// What is given up because it takes too much.
+    pub memory_pressure: MemoryPressure,
     /// Other nodes of the cluster.
     pub other_nodes: u32,
     /// Connections let in.
@@ -78,6 +82,18 @@ pub struct HubCounters {
     pub backlogged: u64,
 }
 
+/// What is given up for want of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryPressure {
+    /// Nothing.
+    #[default]
+    None,
+    /// The largest send queues.
+    Closing,
+    /// Those, and new connections.
+    Refusing,
+}
+
 impl HubCounters {
     /// Stands for every close code that no reason has: there is no end of those that back ends
     /// choose.
@@ -116,6 +132,8 @@ impl Default for HubCounters {
             websockets: 0,
             users: 0,
             is_draining: false,
+            memory_limit: 0,
+            memory_pressure: MemoryPressure::None,
             other_nodes: 0,
             accepted: 0,
             dropped: 0,

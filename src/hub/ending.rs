@@ -58,7 +58,10 @@ impl<S> Hub<S> {
             Purpose::Echo => false,
         };
         let mut deadline = now.instant + self.limits.close_linger;
-        if matches!(reason, CloseReason::Slow | CloseReason::WriteTimeout) {
+        if matches!(
+            reason,
+            CloseReason::Slow | CloseReason::Memory | CloseReason::WriteTimeout
+        ) {
             // What it cannot take is not kept for it. It gets the time of a write to come to the
             // close frame behind what its kernel already holds.
             self.counters.dropped_from_queues += conn.queue.drop_backlog() as u64;

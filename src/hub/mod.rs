@@ -17,8 +17,8 @@
 //! `requests` says what HTTP gets, `api`, `calls` and `here` serve back ends, `replay` gives a member what
 //! it missed, `dispatch` turns messages into jobs and takes effects, `echo` answers without,
 //! `fanout` fills send queues,
-//! `ending` is the way out of a connection, `drain` that of the daemon, `proxies` knows whom a proxy
-//! speaks for, `figures` and `reports` are for operators.
+//! `ending` is the way out of a connection, `drain` that of the daemon, `memory` what is given up when
+//! that is short, `proxies` knows whom a proxy speaks for, `figures` and `reports` are for operators.
 
 mod admission;
 mod api;
@@ -37,6 +37,7 @@ mod here;
 mod invariants;
 mod jobs;
 mod latency;
+mod memory;
 mod nodes;
 mod pages;
 mod proxies;
@@ -56,13 +57,15 @@ use std::sync::Arc;
 use self::admission::Admission;
 use self::calls::Calls;
 pub use self::calls::{Inquiry, NodeFigures, ProgramCall, ProgramReply};
-pub use self::counters::HubCounters;
+pub use self::counters::{HubCounters, MemoryPressure};
 use self::drain::Stage;
 pub use self::events::Event;
 use self::figures::Survey;
 pub use self::figures::{Figures, LargeRoom};
 use self::jobs::{Jobs, Waiter};
 use self::latency::Latency;
+use self::memory::Memory;
+pub use self::memory::Relief;
 use self::nodes::Nodes;
 pub use self::shell::{Farewell, Reading, SocketAction, Written};
 use self::table::Table;
@@ -103,6 +106,7 @@ pub struct Hub<S> {
     survey: Survey,
     /// Publications that are queued and not written.
     latency: Latency,
+    memory: Memory,
     /// How what numbers publications is, in a cluster.
     health: Health,
     /// In a cluster.
@@ -165,6 +169,7 @@ impl<S> Hub<S> {
             backlog: Vec::new(),
             survey: Survey::default(),
             latency: Latency::default(),
+            memory: Memory::default(),
             health: Health::default(),
             nodes: None,
             resumed: VecDeque::new(),
@@ -196,7 +201,9 @@ impl<S> Hub<S> {
     ) -> Result<ConnId, S> {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let counted = (!self.is_proxy(peer.ip())).then_some(peer.ip());
-        let Some(entrance) = self.admission.admit(is_admin, counted, &self.limits) else {
+        let has_room = !self.is_short_of_memory();
+        let admitted = (self.admission).admit(is_admin, has_room, counted, &self.limits);
+        let Some(entrance) = admitted else {
             self.counters.dropped += 1;
             return Err(socket);
         };
@@ -470,6 +477,8 @@ impl<S> Hub<S> {
             websockets: self.open_len,
             users: self.users.len(),
             is_draining: self.is_draining(),
+            memory_limit: self.limits.memory_bytes_max.unwrap_or(0) as u64,
+            memory_pressure: self.memory.pressure(),
             other_nodes: self.nodes.as_ref().map_or(0, Nodes::others),
             ..self.counters.clone()
         }

@@ -169,17 +169,22 @@ impl<S> Hub<S> {
             return;
         };
         let entrance = entry.conn.entrance;
-        let has_room = self.locate(id, &request) && entrance != Entrance::Overload;
+        let is_short = self.is_short_of_memory() && entrance != Entrance::Admin;
+        let has_room = self.locate(id, &request) && entrance != Entrance::Overload && !is_short;
         if !has_valid_host(&request) {
             let response = Response::plain(StatusCode::BAD_REQUEST, "one Host is needed\n");
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let endpoint = Endpoint::at(entrance, request.uri().path());
         if !has_room && endpoint != Some(Endpoint::Health) {
-            self.counters.count_refusal(CloseReason::Capacity.label());
-            let response =
-                Response::plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n")
-                    .header("Retry-After", RETRY_AFTER_SECS);
+            let (reason, text) = if is_short {
+                (CloseReason::Memory.label(), "short of memory\n")
+            } else {
+                (CloseReason::Capacity.label(), "too many connections\n")
+            };
+            self.counters.count_refusal(reason);
+            let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, text)
+                .header("Retry-After", RETRY_AFTER_SECS);
             let manner = Manner {
                 is_head_request: false,
                 end: Some(CloseReason::Capacity),
@@ -217,7 +222,7 @@ impl<S> Hub<S> {
             Endpoint::Dashboard => self.answer(now, id, &page_response(&DASHBOARD), rest, manner),
             Endpoint::Health | Endpoint::Ready => {
                 let is_ready = endpoint == Endpoint::Ready;
-                let degraded = is_ready.then(|| self.health.degraded()).flatten();
+                let degraded = is_ready.then(|| self.degraded()).flatten();
                 let response = if self.is_draining() {
                     Response::plain(StatusCode::SERVICE_UNAVAILABLE, "draining")
                 } else if let Some(line) = &degraded {

@@ -38,6 +38,7 @@ use super::farewell::FarewellLog;
 use super::inquiries;
 use super::last_ends::LastEnds;
 use super::listener::{Accepted, Listener};
+use super::memory::MemoryWatch;
 use super::meter::{Meter, Phase};
 use super::notices::ProxyNotices;
 use super::readiness::{list_readable, register, special_number, token_bits};
@@ -151,6 +152,9 @@ impl<C: Crew> EventLoop<C> {
             // A few events are noted in less time than it takes to say so.
             let has_many = events.iter().nth(EVENTS_UNTIMED).is_some();
             self.lap(Phase::Note, is_told || has_many);
+            if let Some(memory) = &mut self.reports.memory {
+                memory.look(now, &mut self.hub);
+            }
             let has_guests = self.listeners.iter().any(|listener| listener.is_ready);
             self.accept(now);
             self.lap(Phase::Accept, has_guests);
@@ -562,6 +566,7 @@ impl<C: Crew> EventLoop<C> {
             .filter_map(Listener::poll_timeout)
             .min();
         let supervision = self.reports.supervision.as_ref();
+        let memory = self.reports.memory.as_ref();
         [
             self.hub.poll_timeout(),
             self.crew.poll_timeout(),
@@ -570,6 +575,7 @@ impl<C: Crew> EventLoop<C> {
             self.farewells.poll_timeout(),
             self.orders.poll_timeout(now),
             supervision.and_then(Supervision::poll_timeout),
+            memory.and_then(MemoryWatch::poll_timeout),
         ]
         .into_iter()
         .flatten()

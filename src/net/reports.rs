@@ -2,6 +2,7 @@
 
 use super::event_loop::LoopCounters;
 use super::last_ends::LastEnds;
+use super::memory::MemoryWatch;
 use super::supervision::Supervision;
 use crate::base::Now;
 use crate::hub::{Figures, HubCounters, NodeFigures};
@@ -14,6 +15,8 @@ pub(crate) struct Reports {
     pub(crate) debug: DebugText,
     /// Looks up the figures of the node.
     pub(crate) node: Box<dyn FnMut() -> NodeFigures + Send>,
+    /// What it looks at the memory of the process with, if that has a bound.
+    pub(crate) memory: Option<MemoryWatch>,
     /// Who watches this loop, if anybody does.
     pub(crate) supervision: Option<Supervision>,
 }

@@ -75,7 +75,15 @@ pub fn write(config: &Config, warnings: &[String], out: &mut dyn Write) -> io::R
     writeln!(
         out,
         "Send queues hold references: what several members wait for is there once, not once each."
-    )
+    )?;
+    if let Some(memory) = config.limits.memory_bytes_max {
+        writeln!(
+            out,
+            "From {} on, 7/8 of --memory-limit, the largest send queues are closed.",
+            Bytes(memory as u128 / 8 * 7).rounded()
+        )?;
+    }
+    Ok(())
 }
 
 /// One part of the memory, and how it comes about.
@@ -390,6 +398,7 @@ fn room_values(limits: &Limits) -> Vec<(&'static str, String)> {
             },
         ),
         ("--batch-interval", duration(limits.batch_interval)),
+        ("--memory-limit", or_off(limits.memory_bytes_max.map(size))),
         ("--max-rooms", limits.rooms_max.to_string()),
         ("--history-size", history),
         ("--history-bytes", size(limits.history_bytes_max)),

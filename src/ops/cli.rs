@@ -23,7 +23,7 @@ use log::LevelFilter;
 
 use super::quantity::{
     parse_batch_interval, parse_count, parse_count_or_off, parse_duration, parse_duration_or_off,
-    parse_rate, parse_rate_or_off, parse_size,
+    parse_rate, parse_rate_or_off, parse_size, parse_size_or_off,
 };
 use crate::base::DuplicateLogin;
 
@@ -283,6 +283,18 @@ pub struct Cli {
         value_parser = parse_size
     )]
     pub history_memory: usize,
+
+    /// Memory that the process may take, in bytes or with a unit, at least 16MiB. Over it the
+    /// largest send queues are closed 3008, then new connections are answered 503. --history-memory
+    /// is lowered to half of it. "off" or 0 sets no bound.
+    #[arg(
+        long,
+        env = "ROOMCAST_MEMORY_LIMIT",
+        value_name = "SIZE",
+        default_value = "off",
+        value_parser = parse_size_or_off
+    )]
+    pub memory_limit: Switchable<usize>,
 
     /// Rooms alive at once; a join or publication that would make one more is refused. Bounds the
     /// memory that made-up room names can take.
@@ -591,8 +603,8 @@ mod tests {
             assert!(arg.get_help().is_some(), "--{name}");
             options_len += 1;
         }
-        assert_eq!(options_len, 40);
-        assert_eq!(Cli::variables().len(), 40);
+        assert_eq!(options_len, 41);
+        assert_eq!(Cli::variables().len(), 41);
     }
 
     #[test]

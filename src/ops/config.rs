@@ -143,7 +143,7 @@ impl Config {
                 format!("must be at most {WORKERS_MAX}"),
             ));
         }
-        let config = Self {
+        let mut config = Self {
             listen,
             admin_listen,
             allowed_origins: parse_origins(&cli.allowed_origin)?,
@@ -176,6 +176,7 @@ impl Config {
                 history_bytes_max: cli.history_bytes,
                 history_ttl: cli.history_ttl,
                 history_memory_bytes_max: cli.history_memory,
+                memory_bytes_max: cli.memory_limit,
                 rooms_max: cli.max_rooms,
                 gzip_bytes_min: cli.gzip_min_size,
                 duplicate_login: cli.duplicate_login,
@@ -188,6 +189,12 @@ impl Config {
             },
         };
         config.limits.check()?;
+        if let Some(asked) = config.limits.fit_history() {
+            let half = config.limits.history_memory_bytes_max;
+            warnings.push(format!(
+                "--history-memory is lowered from {asked} to {half} bytes, half of --memory-limit"
+            ));
+        }
         Ok(config)
     }
 }

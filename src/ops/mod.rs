@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod file_limit;
+pub mod heap;
 pub mod log;
 pub mod metrics;
 pub mod process;

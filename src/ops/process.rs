@@ -8,6 +8,8 @@
 //! still meant for once per request of an operator, not for once per turn of the loop.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rlimit::Resource;
@@ -37,6 +39,38 @@ impl ProcessFigures {
         }
     }
 }
+
+/// Reads the resident memory of this process again and again, in two microseconds.
+#[derive(Debug)]
+pub struct ResidentMemory {
+    statm: fs::File,
+    text: [u8; STATM_BYTES],
+}
+
+impl ResidentMemory {
+    /// Begins.
+    ///
+    /// # Errors
+    /// When the system does not say how much it is.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self {
+            statm: fs::File::open("/proc/self/statm")?,
+            text: [0; STATM_BYTES],
+        })
+    }
+
+    /// Resident bytes now; 0 if the system does not say any more.
+    #[must_use]
+    pub fn read(&mut self) -> u64 {
+        let bytes = self.statm.read_at(&mut self.text, 0).unwrap_or(0);
+        let text = str::from_utf8(&self.text[..bytes]).unwrap_or_default();
+        let pages = resident_pages(text).unwrap_or(0);
+        pages.saturating_mul(rustix::param::page_size() as u64)
+    }
+}
+
+/// Room for the seven numbers of `statm`.
+const STATM_BYTES: usize = 256;
 
 /// Turns readings of CPU time into a load.
 ///

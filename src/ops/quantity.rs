@@ -17,6 +17,7 @@ const DURATION_OR_OFF_RULE: &str =
 pub(super) const DURATION_MAX_RULE: &str = "must be at most 8760h";
 pub(super) const SIZE_RULE: &str =
     "must be a whole number of bytes, or one with a unit: B, KiB, MiB, GiB, KB, MB or GB";
+const SIZE_OR_OFF_RULE: &str = "must be \"off\" or a whole number of bytes, or one with a unit: B, KiB, MiB, GiB, KB, MB or GB";
 const TOO_LARGE: &str = "is too large a number";
 
 pub(super) fn parse_count(text: &str) -> Result<usize, &'static str> {
@@ -53,6 +54,20 @@ pub(super) fn parse_batch_interval(text: &str) -> Result<Duration, &'static str>
         "off" => Ok(Duration::ZERO),
         _ => duration(text, DURATION_OR_OFF_RULE),
     }
+}
+
+pub(super) fn parse_size_or_off(text: &str) -> Result<Switchable<usize>, &'static str> {
+    let size = match text {
+        "off" => 0,
+        _ => parse_size(text).map_err(|rule| {
+            if rule == SIZE_RULE {
+                SIZE_OR_OFF_RULE
+            } else {
+                rule
+            }
+        })?,
+    };
+    Ok((size > 0).then_some(size))
 }
 
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {

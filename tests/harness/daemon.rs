@@ -398,10 +398,19 @@ impl Daemon {
 
     /// Resident memory.
     pub(crate) fn rss_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// The most that resident memory has ever been.
+    pub(crate) fn peak_rss_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM:")
+    }
+
+    fn memory_bytes(&self, name: &str) -> u64 {
         let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        kib.expect("VmRSS in kB") * 1024
+        kib.expect("a size in kB") * 1024
     }
 
     /// Waits until resident memory is at most `bytes`.

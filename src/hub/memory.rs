@@ -1,0 +1,162 @@
+//! What the hub gives up when the process takes more memory than it may.
+//!
+//! Owns: how much the process took when that was last looked at, and whether new connections are let
+//! in.
+//! Never: looks; the shell knows how much the process takes, and gives back what was freed.
+//!
+//! A send queue is what a peer makes grow by not reading, so the largest are closed first, until what
+//! they held is enough. Where nothing is left that is worth closing, new connections are refused.
+
+use std::cmp::Reverse;
+
+use super::{Hub, MemoryPressure};
+use crate::base::{CloseReason, ConnId, Limits, Now};
+
+/// What is known of the memory of the process.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// What it took at the last look, in bytes.
+    used: u64,
+    pressure: MemoryPressure,
+    /// Connections closed for it that are still there.
+    leaving: Vec<ConnId>,
+}
+
+/// What a look at the memory has led to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relief {
+    /// Connections closed.
+    pub closed: usize,
+    /// What is given up now.
+    pub pressure: MemoryPressure,
+}
+
+impl Memory {
+    /// What is given up now.
+    pub(super) fn pressure(&self) -> MemoryPressure {
+        self.pressure
+    }
+}
+
+impl<S> Hub<S> {
+    /// The process takes `used` bytes of memory. Without a bound on it, nothing follows.
+    pub fn handle_memory(&mut self, now: Now, used: u64) -> Relief {
+        let Some(marks) = Marks::of(&self.limits) else {
+            return Relief::default();
+        };
+        self.memory.used = used;
+        let mut closed = 0;
+        if used >= marks.over {
+            if used >= marks.urgent {
+                self.end_leaving();
+            }
+            let wanted = used - marks.goal;
+            let freed;
+            (closed, freed) = self.close_largest(now, wanted);
+            self.memory.pressure = if freed < wanted {
+                MemoryPressure::Refusing
+            } else {
+                MemoryPressure::Closing
+            };
+        } else if used < marks.well {
+            self.memory.pressure = MemoryPressure::None;
+        }
+        Relief {
+            closed,
+            pressure: self.memory.pressure,
+        }
+    }
+
+    /// Closes connections that do not read, the one with the largest queue first, until `wanted` bytes
+    /// are free. Returns how many were closed, and the bytes.
+    fn close_largest(&mut self, now: Now, wanted: u64) -> (usize, u64) {
+        let table = &self.table;
+        self.memory.leaving.retain(|id| table.get(*id).is_some());
+        let mut queues: Vec<(usize, ConnId)> = self
+            .backlog
+            .iter()
+            .filter_map(|id| table.get(*id))
+            .filter(|conn| conn.open().is_some() && !conn.is_ending())
+            .map(|conn| (conn.queue.level().bytes, conn.id))
+            .filter(|(bytes, _)| *bytes >= QUEUE_BYTES_MIN)
+            .collect();
+        queues.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        let mut freed = 0;
+        let mut closed = 0;
+        for (_, id) in queues {
+            if freed >= wanted {
+                break;
+            }
+            let footprint = |hub: &Self| {
+                let conn = hub.table.get(id);
+                conn.map_or(0, |conn| conn.queue.footprint() as u64)
+            };
+            let before = footprint(self);
+            self.close(now, id, CloseReason::Memory);
+            freed += before.saturating_sub(footprint(self));
+            closed += 1;
+            self.memory.leaving.push(id);
+        }
+        (closed, freed)
+    }
+
+    /// Ends those that were closed and have not gone: there is no time left to wait for them.
+    fn end_leaving(&mut self) {
+        for id in std::mem::take(&mut self.memory.leaving) {
+            let is_leaving = self.table.get(id).is_some_and(|conn| conn.is_ending());
+            if is_leaving {
+                self.end(id, CloseReason::Memory);
+            }
+        }
+    }
+
+    /// Whether new connections are refused, since memory is short.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        self.memory.pressure == MemoryPressure::Refusing
+    }
+
+    /// A line that names all that is wrong with the node; `None` if nothing is.
+    pub(super) fn degraded(&self) -> Option<String> {
+        self.health.degraded(self.memory_ailment().as_deref())
+    }
+
+    fn memory_ailment(&self) -> Option<String> {
+        let limit = self.limits.memory_bytes_max?;
+        let what = match self.memory.pressure {
+            MemoryPressure::None => return None,
+            MemoryPressure::Closing => "the largest send queues are closed",
+            MemoryPressure::Refusing => "new connections are refused",
+        };
+        let used = self.memory.used;
+        Some(format!("memory: {used} of {limit} bytes, {what}"))
+    }
+}
+
+/// What decides how much memory is too much, in bytes.
+struct Marks {
+    /// From here on the process ends what it can; between this and the limit is what it may take until
+    /// the next look.
+    over: u64,
+    /// From here on nobody is waited for.
+    urgent: u64,
+    /// What closing is to come to.
+    goal: u64,
+    /// Below this, all is well again.
+    well: u64,
+}
+
+impl Marks {
+    fn of(limits: &Limits) -> Option<Self> {
+        let limit = limits.memory_bytes_max? as u64;
+        let over = limit - limit / 8;
+        Some(Self {
+            over,
+            urgent: limit - limit / 16,
+            goal: over - limit / 16,
+            well: over - limit / 32,
+        })
+    }
+}
+
+/// A queue that holds less than this is not worth closing, in bytes.
+const QUEUE_BYTES_MIN: usize = 1 << 10;

@@ -1,0 +1,191 @@
+//! The memory of the process, as the loop watches it.
+//!
+//! Owns: when it is looked at, when what was freed is given back to the system, and what the log says.
+//! Never: decides what to give up; the hub does.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::base::{Instant, Now};
+use crate::hub::{Hub, MemoryPressure, Relief};
+
+/// Looks at the memory of the process.
+pub(crate) struct MemoryWatch {
+    /// Resident bytes of the process.
+    read: Box<dyn FnMut() -> u64 + Send>,
+    /// Gives back to the system what is free in the process.
+    give_back: Box<dyn FnMut() + Send>,
+    next_look: Instant,
+    /// When memory is given back although nothing was closed.
+    next_give_back: Instant,
+    notices: Notices,
+}
+
+/// What the log was told, and is to be told.
+#[derive(Debug, Default)]
+struct Notices {
+    is_refusing: bool,
+    /// Connections closed that were not told of.
+    untold: usize,
+    next: Option<Instant>,
+}
+
+impl MemoryWatch {
+    /// `read` says how many bytes of the process are resident; `give_back` gives the system what is
+    /// free of them, and may take some milliseconds.
+    pub(crate) fn new(
+        read: impl FnMut() -> u64 + Send + 'static,
+        give_back: impl FnMut() + Send + 'static,
+    ) -> Self {
+        Self {
+            read: Box::new(read),
+            give_back: Box::new(give_back),
+            next_look: Instant::ORIGIN,
+            next_give_back: Instant::ORIGIN,
+            notices: Notices::default(),
+        }
+    }
+
+    /// Tells the hub how much memory there is, if that is due.
+    pub(super) fn look<S>(&mut self, now: Now, hub: &mut Hub<S>) {
+        if now.instant < self.next_look {
+            return;
+        }
+        let used = (self.read)();
+        self.next_look = now.instant + INTERVAL;
+        let relief = hub.handle_memory(now, used);
+        let is_over = relief.pressure != MemoryPressure::None;
+        if relief.closed > 0 || (is_over && now.instant >= self.next_give_back) {
+            self.next_give_back = now.instant + GIVE_BACK_INTERVAL;
+            (self.give_back)();
+        }
+        for line in self.notices.lines(now.instant, relief) {
+            log::warn!("memory: {used} bytes are resident: {line}");
+        }
+    }
+
+    /// When the loop must turn although nothing happens: when the log is to be told more.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.notices.next.filter(|_| self.notices.untold > 0)
+    }
+}
+
+impl Notices {
+    /// What the log is to be told now.
+    fn lines(&mut self, now: Instant, relief: Relief) -> impl Iterator<Item = Line> {
+        self.untold += relief.closed;
+        let is_due = self.untold > 0 && self.next.is_none_or(|next| next <= now);
+        let closed = is_due.then(|| {
+            self.next = Some(now + NOTICE_INTERVAL);
+            Line::Closed(std::mem::take(&mut self.untold))
+        });
+        let is_refusing = relief.pressure == MemoryPressure::Refusing;
+        let was_refusing = std::mem::replace(&mut self.is_refusing, is_refusing);
+        let change = (is_refusing != was_refusing).then_some(if is_refusing {
+            Line::Refusing
+        } else {
+            Line::LetIn
+        });
+        [closed, change].into_iter().flatten()
+    }
+}
+
+/// Why the log is told of the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Closed(usize),
+    Refusing,
+    LetIn,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(1) => f.write_str("the connection with the largest queue was closed"),
+            Self::Closed(count) => {
+                write!(
+                    f,
+                    "the {count} connections with the largest queues were closed"
+                )
+            }
+            Self::Refusing => f.write_str("new connections are refused"),
+            Self::LetIn => f.write_str("new connections are let in again"),
+        }
+    }
+}
+
+/// Least time between two looks, each of which is two system calls of a microsecond. What the process
+/// can come to take meanwhile is small against the part of its limit that is kept free.
+const INTERVAL: Duration = Duration::from_millis(2);
+
+/// How often memory is given back while there is too much of it and nothing to close.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Least time between two lines about connections closed.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::ORIGIN + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn closes_are_told_together_and_refusals_when_they_begin_and_end() {
+        use MemoryPressure::{Closing, None, Refusing};
+        let mut notices = Notices::default();
+        for (ms, closed, pressure, expected) in [
+            (0, 0, None, &[][..]),
+            (2, 1, Closing, &[Line::Closed(1)]),
+            (4, 20, Closing, &[]),
+            (6, 3, Refusing, &[Line::Refusing]),
+            (8, 0, Refusing, &[]),
+            (1002, 0, Refusing, &[Line::Closed(23)]),
+            (1004, 0, Closing, &[Line::LetIn]),
+            (5000, 0, None, &[]),
+            (5002, 2, Refusing, &[Line::Closed(2), Line::Refusing]),
+            (5004, 0, None, &[Line::LetIn]),
+        ] {
+            let lines: Vec<_> = notices.lines(at(ms), Relief { closed, pressure }).collect();
+            assert_eq!(lines, expected, "at {ms}");
+        }
+    }
+
+    #[test]
+    fn memory_is_read_when_that_is_due_and_given_back_when_there_is_too_little() {
+        let limits = crate::base::Limits {
+            memory_bytes_max: Some(16 << 20),
+            ..crate::base::Limits::default()
+        };
+        let gate = crate::hub::Gate::default();
+        let mut hub: Hub<()> = Hub::new(limits, gate, 1, Instant::ORIGIN, 1);
+        let (asks, asked) = crossbeam_channel::unbounded();
+        let (readings, read) = crossbeam_channel::unbounded();
+        let read = move || read.try_recv().expect("read only when it is due");
+        let give_back = move || asks.send(()).expect("a channel without a bound");
+        let mut watch = MemoryWatch::new(read, give_back);
+        for (ms, reading, given_back) in [
+            (1, Some(1), 0),
+            (2, None, 0),
+            (3, Some(15), 1),
+            (4, None, 0),
+            (5, Some(15), 0),
+            (1002, Some(15), 0),
+            (1004, Some(15), 1),
+            (1009, Some(1), 0),
+        ] {
+            if let Some(mib) = reading {
+                readings.send(mib << 20).expect("a channel without a bound");
+            }
+            let now = Now {
+                instant: at(ms),
+                unix_ms: 0,
+            };
+            watch.look(now, &mut hub);
+            assert!(readings.is_empty(), "not read at {ms}");
+            assert_eq!(asked.try_iter().count(), given_back, "at {ms}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `--memory-limit`: what is given up, in which order, and that the process stays within it.
+
+mod harness;
+
+use harness::{Api, Client, Daemon, Dial, Start, narrow_listener, opcode, wait_until};
+use serde_json::json;
+
+/// Starts a daemon whose sockets take little, so that what is not read stays in it.
+fn start(args: &[&str]) -> Daemon {
+    let listener = narrow_listener(4 << 10);
+    Start::default().args(args).pass(listener).start()
+}
+
+fn stalled(daemon: &Daemon, number: usize, query: &str) -> Client {
+    // Not all from one address, which has 28 000 ports.
+    Dial::new(daemon.addr(), &format!("/ws?{query}"))
+        .source(2 + (number % 8) as u8)
+        .receive_buffer(2 << 10)
+        .connect()
+}
+
+/// Publishes to the busy room until `count` publications are numbered, one after the other, so that each
+/// takes a place of its own in every queue; `member` must get each.
+fn publish(api: &mut Api, member: &mut Client, count: usize, payload: &str) {
+    for number in 0..count {
+        let text = format!("{number} {payload}");
+        api.result("publish", &json!({"channel": "busy", "data": text}));
+        assert_eq!(member.recv_text(), text);
+    }
+}
+
+#[test]
+fn five_thousand_stalled_members_do_not_take_more_than_the_limit() {
+    const STALLED: usize = 5000;
+    const LIMIT: u64 = 64 << 20;
+    let daemon = start(&["--memory-limit", "64MiB", "--ping-interval", "off"]);
+    let members: Vec<Client> = (0..STALLED)
+        .map(|number| {
+            let query = ["room=busy", "room=busy&format=json"][number % 2];
+            stalled(&daemon, number, query)
+        })
+        .collect();
+    let mut reader = Client::connect(&daemon, "/ws?room=busy");
+    daemon.wait_members(STALLED as u32 + 1);
+    let mut api = Api::connect(&daemon);
+    assert_eq!(daemon.admin_get("/readyz").text(), "ok");
+    assert_eq!(daemon.metric("roomcast_memory_limit_bytes"), LIMIT as f64);
+
+    // Without a limit, the places in the queues alone would take 120 MB.
+    publish(&mut api, &mut reader, 900, &"x".repeat(200));
+    let peak = daemon.peak_rss_bytes();
+    assert!(peak <= LIMIT, "the process has taken {peak} bytes");
+    assert!(
+        daemon.closes("slow") == 0.0,
+        "no queue has met its own bound"
+    );
+    daemon.wait_log(" connections with the largest queues were closed");
+
+    drop(members);
+    wait_until("all is well again", || {
+        daemon.metric("roomcast_memory_pressure") == 0.0
+    });
+    assert!(daemon.closes("memory") > 100.0);
+    assert_eq!(daemon.admin_get("/readyz").text(), "ok");
+    publish(&mut api, &mut reader, 10, "afterwards");
+}
+
+#[test]
+fn the_largest_queues_are_closed_first_and_are_told() {
+    const MEMBERS: usize = 60;
+    let daemon = start(&[
+        "--memory-limit=32MiB",
+        "--outbound-queue-size=8MiB",
+        "--history-size=0",
+        "--ping-interval=off",
+    ]);
+    let small: Vec<Client> = (0..MEMBERS)
+        .map(|number| stalled(&daemon, number, "room=small"))
+        .collect();
+    let mut large: Vec<Client> = (0..MEMBERS)
+        .map(|number| stalled(&daemon, number, &format!("room=large:{number}")))
+        .collect();
+    daemon.wait_members(2 * MEMBERS as u32);
+    let mut api = Api::connect(&daemon);
+    for number in 0..100 {
+        let text = format!("{number} {}", "s".repeat(1000));
+        api.result("publish", &json!({"channel": "small", "data": text}));
+    }
+    // The higher its number, the more each room gets.
+    let text = "l".repeat(60_000);
+    let mut last = 0;
+    for number in (0..MEMBERS).flat_map(|number| vec![number; number / 4]) {
+        if daemon.metric("roomcast_memory_pressure") > 0.0 {
+            break;
+        }
+        let channel = format!("large:{number}");
+        api.result("publish", &json!({"channel": channel, "data": text}));
+        last = number;
+    }
+    let mut members_of = |channel: &str| {
+        let stats = api.result("presence_stats", &json!({"channel": channel}));
+        stats["num_clients"].as_u64().expect("a number")
+    };
+    assert_eq!(members_of("small"), small.len() as u64);
+    let is_open: Vec<bool> = (0..last)
+        .map(|number| members_of(&format!("large:{number}")) == 1)
+        .collect();
+    let smallest_closed = is_open.iter().position(|is_open| !is_open);
+    let smallest_closed = smallest_closed.expect("some were closed");
+    let largest_open = is_open.iter().rposition(|is_open| *is_open);
+    let largest_open = largest_open.expect("some are open");
+    assert!(
+        largest_open / 4 <= smallest_closed / 4,
+        "{smallest_closed} of {last} is closed and {largest_open} is not"
+    );
+    // Whoever reads on comes to the close frame.
+    let member = &mut large[smallest_closed];
+    member.drain_to_close(3008, "slow");
+    let line = daemon.expect_closed(member.local_addr());
+    assert!(line.contains(" reason=memory code=3008 "), "{line}");
+}
+
+#[test]
+fn where_closing_does_not_help_new_connections_are_refused() {
+    let daemon = Start::default()
+        .args(&["--memory-limit", "40MiB", "--max-message-size", "512KiB"])
+        .start();
+    let mut member = Client::connect(&daemon, "/ws?room=calm");
+    // Messages that never end are no send queue's.
+    let part = vec![b'x'; 400 << 10];
+    let hoard: Vec<Client> = (0..200)
+        .map_while(|_| {
+            let dial = Dial::new(daemon.addr(), "/ws?room=hoard");
+            let mut client = dial.try_connect().ok()?;
+            client.send_frame(false, 0, opcode::BINARY, true, &part);
+            Some(client)
+        })
+        .collect();
+    wait_until("the memory is short", || {
+        daemon.metric("roomcast_memory_pressure") == 2.0
+    });
+    let refused = Dial::new(daemon.addr(), "/ws?room=calm").try_connect();
+    let refused = refused.err().expect("a refusal");
+    assert_eq!(
+        (refused.status, refused.text().as_str()),
+        (503, "short of memory\n")
+    );
+    assert!(refused.header("retry-after").is_some());
+    let ready = daemon.admin_get("/readyz");
+    assert_eq!(ready.status, 503);
+    let text = ready.text();
+    assert!(text.starts_with("degraded: memory: "), "{text}");
+    assert!(
+        text.ends_with(" of 41943040 bytes, new connections are refused"),
+        "{text}"
+    );
+    assert!(daemon.metric("roomcast_refusals_total{reason=\"memory\"}") >= 1.0);
+    // Who is there is served, and nobody was closed.
+    member.send_text("still here");
+    assert_eq!(member.recv_text(), "still here");
+    assert_eq!(daemon.closes("memory"), 0.0);
+
+    drop(hoard);
+    wait_until("the memory is there again", || {
+        daemon.metric("roomcast_memory_pressure") == 0.0
+    });
+    Client::connect(&daemon, "/ws?room=calm");
+    assert_eq!(daemon.admin_get("/readyz").text(), "ok");
+    daemon.wait_log("new connections are refused");
+    daemon.wait_log("new connections are let in again");
+}
