@@ -196,7 +196,9 @@ fn only_post_calls() {
         ("POST /", 405, Some("GET, HEAD")),
     ] {
         let mut wire = wire(&daemon);
-        wire.send(format!("{request_line} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        wire.send(format!(
+            "{request_line} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        ));
         let response = if request_line.starts_with("HEAD") {
             let head = wire.response_to_head();
             assert!(head.header("content-length").is_some_and(|len| len != "0"));
@@ -230,13 +232,17 @@ fn old_clients_are_answered_and_closed() {
         ("HTTP/1.0", format!("Host: {}\r\n", daemon.admin()), false),
         ("HTTP/1.0", "Connection: keep-alive\r\n".into(), false),
         ("HTTP/1.0", "Expect: 100-continue\r\n".into(), false),
-        ("HTTP/1.1", "Host: a\r\nConnection: close\r\n".into(), false),
         (
             "HTTP/1.1",
-            "Host: a\r\nConnection: x, Close\r\n".into(),
+            "Host: localhost\r\nConnection: close\r\n".into(),
             false,
         ),
-        ("HTTP/1.1", "Host: a\r\n".into(), true),
+        (
+            "HTTP/1.1",
+            "Host: localhost\r\nConnection: x, Close\r\n".into(),
+            false,
+        ),
+        ("HTTP/1.1", "Host: localhost\r\n".into(), true),
     ] {
         let mut wire = wire(&daemon);
         let len = BODY.len();
@@ -515,7 +521,7 @@ fn whoever_waits_to_be_asked_for_the_body_is_asked() {
         }
         // Without a body nothing is asked for.
         wire.send(
-            "POST /api/info HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+            "POST /api/info HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
         );
         assert_eq!(wire.response().status, 200);
         // Whoever is asked and then sends nonsense.

@@ -1,4 +1,5 @@
-//! Keeps the map true: who may name whom, words that are banned, how long a file may grow.
+//! Keeps the map true: who may name whom, words that are banned, how long a file may grow, and
+//! that the tests that are named against threats exist.
 //!
 //! The floor table is read from `docs/ARCHITECTURE.md`, so that document and code cannot differ.
 
@@ -199,26 +200,57 @@ fn tests_do_not_sleep() {
     );
 }
 
+/// The tests that a text names, as `file::test` of `tests` or `src/file.rs::test`.
+fn named_tests(text: &str) -> Vec<(PathBuf, String)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named = quoted.filter_map(|name| name.split_once("::"));
+    named
+        .filter(|(_, test)| test.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()))
+        .map(|(file, test)| match file.starts_with("src/") {
+            true => (root().join(file), test.to_owned()),
+            false => (root().join(format!("tests/{file}.rs")), test.to_owned()),
+        })
+        .collect()
+}
+
+#[test]
+fn every_threat_names_tests_that_there_are() {
+    let text = fs::read_to_string(root().join("docs/SECURITY.md")).expect("the table of threats");
+    let (_, threats) = text.split_once("\n## Threats").expect("a chapter");
+    let (threats, _) = threats
+        .split_once("\n## What is not protected")
+        .expect("another");
+    let is_row = |line: &&str| line.starts_with('|') && !line.starts_with("|---");
+    // The first row of a table is its head.
+    let mut rows = 0;
+    for table in threats
+        .split("\n\n")
+        .filter(|part| part.trim_start().starts_with('|'))
+    {
+        for row in table.lines().filter(is_row).skip(1) {
+            let last = row.trim_end_matches('|').rsplit('|').next();
+            assert!(
+                !named_tests(last.unwrap_or_default()).is_empty(),
+                "no test: {row}"
+            );
+            rows += 1;
+        }
+    }
+    assert!(rows > 50, "{rows} rows were found");
+    for (file, test) in named_tests(&text) {
+        let code = fs::read_to_string(&file).unwrap_or_default();
+        assert!(
+            code.contains(&format!("    fn {test}(")) || code.contains(&format!("\nfn {test}(")),
+            "{test} is not in {}",
+            file.display()
+        );
+    }
+}
+
 #[test]
 fn files_keep_to_one_subject() {
     for (path, _, code) in sources() {
         let lines = code.lines().count();
         assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
-    }
-}
-
-#[test]
-fn no_async_runtime_is_in_the_dependency_tree() {
-    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("a lock file");
-    for name in [
-        "tokio",
-        "async-std",
-        "smol",
-        "async-io",
-        "futures-executor",
-        "embassy-executor",
-    ] {
-        let entry = format!("name = \"{name}\"\n");
-        assert!(!lock.contains(&entry), "{name} is in Cargo.lock");
     }
 }

@@ -41,6 +41,7 @@ impl Nginx {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = socket.local_addr().expect("a bound socket has one");
         let mut site = EXAMPLE.to_owned();
+        let folder = certificate.path("nginx");
         for (theirs, ours) in [
             ("listen 443 ssl;", &*format!("listen {addr} ssl;")),
             ("listen [::]:443 ssl;", ""),
@@ -55,6 +56,10 @@ impl Nginx {
                 &format!("http://{}", daemon.admin()),
             ),
             ("allow 10.0.0.0/8;", "allow 127.0.0.6;"),
+            (
+                "/var/log/nginx/roomcast.log",
+                &format!("{folder}/access.log"),
+            ),
         ]
         .into_iter()
         .chain(changes.iter().copied())
@@ -62,7 +67,6 @@ impl Nginx {
             assert_eq!(site.matches(theirs).count(), 1, "{theirs} in {site}");
             site = site.replace(theirs, ours);
         }
-        let folder = certificate.path("nginx");
         fs::create_dir(&folder).expect("our folder");
         fs::write(format!("{folder}/nginx.conf"), main_file(&folder, &site)).expect("our folder");
         let script = "exec 3<&0 </dev/null && export NGINX='3;' && \
@@ -236,6 +240,28 @@ fn websockets_and_calls_pass() {
     daemon.signal(Signal::Term);
     assert_eq!(last.expect("close")["code"], 3001);
     assert!(daemon.wait_exit().success());
+}
+
+#[test]
+fn a_token_in_a_query_is_not_in_the_access_log() {
+    let daemon = Daemon::start(&[]);
+    let nginx = Nginx::before(&daemon, &[]);
+    let client = nginx.client(5, "/ws?room=a&token=abc.def.ghi", json!({}));
+    client.expect("open");
+    let (status, _) = nginx.curl(5, "/ws?room=a&token=abc.def.ghi", &[]);
+    assert_eq!(status, "426");
+    drop(client);
+    let mut log = String::new();
+    wait_until("a line for each request", || {
+        let path = nginx.certificate.path("nginx/access.log");
+        log = fs::read_to_string(path).unwrap_or_default();
+        log.lines().count() == 2
+    });
+    for line in log.lines() {
+        assert!(line.starts_with("127.0.0.5 ["), "{log}");
+        assert!(line.contains("\"GET /ws\" "), "{log}");
+    }
+    assert!(!log.contains("abc") && !log.contains("room"), "{log}");
 }
 
 #[test]

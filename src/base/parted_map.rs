@@ -141,4 +141,21 @@ mod tests {
         let listed: HashMap<u64, u64> = map.iter().map(|(key, value)| (*key, *value)).collect();
         assert_eq!(listed, model);
     }
+
+    #[test]
+    fn nobody_knows_which_keys_meet() {
+        // Who knew could make keys that all stand in one part, or in one place of it.
+        let order = || {
+            let mut map = PartedMap::default();
+            for key in 0..1000u64 {
+                map.insert(key, ());
+            }
+            let parts: Vec<usize> = (0..1000).map(|key| map.part_of(&key)).collect();
+            let keys: Vec<u64> = map.iter().map(|(key, ())| *key).collect();
+            (parts, keys)
+        };
+        let ((parts, keys), (other_parts, other_keys)) = (order(), order());
+        assert_ne!(parts, other_parts);
+        assert_ne!(keys, other_keys);
+    }
 }

@@ -1,8 +1,6 @@
-//! The HTTP side of the API: who may call, the body, the answer.
+//! The HTTP side of the API: the key, the body, the answer.
 
-use std::net::IpAddr;
-
-use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::header::AUTHORIZATION;
 use http::{HeaderName, Request, StatusCode};
 
 use super::call::{Call, Caller, Outcome};
@@ -27,19 +25,7 @@ impl<S> Hub<S> {
         rest: Vec<u8>,
         manner: Manner,
     ) {
-        let refusal = if !self.has_key(request) {
-            Some((StatusCode::UNAUTHORIZED, "a valid API key is needed\n"))
-        } else if self.is_foreign(request) {
-            // A page must not reach, through its reader's browser, what the reader can reach.
-            Some((StatusCode::FORBIDDEN, "this origin is not allowed\n"))
-        } else {
-            None
-        };
-        if let Some((status, text)) = refusal {
-            let mut response = Response::plain(status, text);
-            if status == StatusCode::UNAUTHORIZED {
-                response = response.header("WWW-Authenticate", "apikey");
-            }
+        if let Some(response) = self.refusal_without_key(request) {
             return self.answer(now, id, &response, rest, Manner::REFUSE);
         }
         let plan = match BodyPlan::of(request, self.limits.api_body_bytes_max) {
@@ -120,8 +106,16 @@ impl<S> Hub<S> {
         self.answer(now, id, &response, Vec::new(), Manner::REFUSE);
     }
 
+    /// The answer to a request without the key, where one is needed.
+    pub(super) fn refusal_without_key(&self, request: &Request<()>) -> Option<Response<'static>> {
+        let text = "a valid API key is needed\n";
+        (!self.has_key(request)).then(|| {
+            Response::plain(StatusCode::UNAUTHORIZED, text).header("WWW-Authenticate", "apikey")
+        })
+    }
+
     /// Whether the request brings the key, where one is needed.
-    pub(super) fn has_key(&self, request: &Request<()>) -> bool {
+    fn has_key(&self, request: &Request<()>) -> bool {
         let Some(key) = &self.gate.api_key else {
             return true;
         };
@@ -140,53 +134,6 @@ impl<S> Hub<S> {
             .or(apikey)
             .is_some_and(|given| auth::is_key(key, given))
     }
-
-    /// Whether a page that is not of this server makes the request. Only browsers say where a
-    /// request is from, and they always do for a POST.
-    pub(super) fn is_foreign(&self, request: &Request<()>) -> bool {
-        let Some(origin) = header_text(request, &ORIGIN) else {
-            return false;
-        };
-        let host = header_text(request, &HOST).unwrap_or_default();
-        let own = origin.split_once("://").map(|(_, authority)| authority);
-        let is_same = own.is_some_and(|own| own.eq_ignore_ascii_case(&host));
-        // Anybody's name can be made to resolve to this address. Without a key to prove more, only
-        // a page that was itself loaded from an address, or from this very host, is ours.
-        !is_same || (self.gate.api_key.is_none() && !is_address(&host))
-    }
-}
-
-/// Whether the authority of a URL is an IP address or `localhost`, with or without a port.
-pub(super) fn is_address(authority: &str) -> bool {
-    let name = match authority.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => authority,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_anybody_can_own_are_told_from_addresses() {
-        for (authority, expected) in [
-            ("127.0.0.1:7778", true),
-            ("127.0.0.1", true),
-            ("[::1]:7778", true),
-            ("[::1]", true),
-            ("localhost:7778", true),
-            ("LOCALHOST", true),
-            ("evil.example:7778", false),
-            ("127.0.0.1.evil.example", false),
-            ("localhost.evil.example:80", false),
-            ("", false),
-        ] {
-            assert_eq!(is_address(authority), expected, "{authority}");
-        }
-    }
-}

@@ -47,6 +47,7 @@ mod reports;
 mod requests;
 mod sessions;
 mod shell;
+mod strangers;
 mod table;
 mod users;
 

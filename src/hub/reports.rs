@@ -1,10 +1,8 @@
 //! What the shell is asked for and what it answers: texts for operators.
 
 use http::StatusCode;
-use http::header::HOST;
 
-use super::api::is_address;
-use super::requests::{Manner, header_text};
+use super::requests::Manner;
 use super::{Hub, Inquiry, mark_dirty};
 use crate::base::{ConnId, Now};
 use crate::wire::frame::Frames;
@@ -19,23 +17,6 @@ impl<S> Hub<S> {
         entry.conn.start_answering(rest, manner.end);
         self.inquiries.push_back(inquiry);
         self.arm(id);
-    }
-
-    /// Why a request may not look at users and addresses; `None` if it may. What needs the key of
-    /// the API needs it here, too.
-    pub(super) fn refusal_to_look(&self, request: &http::Request<()>) -> Option<Response<'static>> {
-        if !self.has_key(request) {
-            let response = Response::plain(StatusCode::UNAUTHORIZED, "a valid API key is needed\n");
-            return Some(response.header("WWW-Authenticate", "apikey"));
-        }
-        // A browser names no origin when it gets something from where the page came from, and
-        // anybody's name can be made to resolve to this address.
-        let host = header_text(request, &HOST).unwrap_or_default();
-        if self.is_foreign(request) || (self.gate.api_key.is_none() && !is_address(&host)) {
-            let text = "only by IP address or localhost, or with an API key\n";
-            return Some(Response::plain(StatusCode::FORBIDDEN, text));
-        }
-        None
     }
 
     /// The next question to the shell.

@@ -217,6 +217,12 @@ impl<S> Hub<S> {
                 .header("Allow", endpoint.allow());
             return self.answer(now, id, &response, rest, manner);
         }
+        let is_probe = matches!(endpoint, Endpoint::Health | Endpoint::Ready);
+        if entrance == Entrance::Admin
+            && let Some(response) = self.refusal_of_strangers(&request, !is_probe)
+        {
+            return self.answer(now, id, &response, rest, Manner::REFUSE);
+        }
         match endpoint {
             Endpoint::Wall => self.answer(now, id, &page_response(&WALL), rest, manner),
             Endpoint::Dashboard => self.answer(now, id, &page_response(&DASHBOARD), rest, manner),
@@ -233,7 +239,8 @@ impl<S> Hub<S> {
                 self.answer(now, id, &response, rest, manner);
             }
             Endpoint::Metrics => self.inquire(id, Inquiry::Metrics(id), rest, manner),
-            Endpoint::Loop => match self.refusal_to_look(&request) {
+            // What needs the key of the API needs it here, too: it names users and addresses.
+            Endpoint::Loop => match self.refusal_without_key(&request) {
                 None => self.inquire(id, Inquiry::Loop(id), rest, manner),
                 Some(response) => self.answer(now, id, &response, rest, Manner::REFUSE),
             },

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use env_logger::{Builder, Target};
-use log::{Level, LevelFilter};
+use log::{Level, LevelFilter, Metadata};
 use rustix::fs::OFlags;
 
 use super::config::ConfigError;
@@ -96,7 +96,12 @@ pub fn init(level: LevelFilter, file: Option<File>) -> io::Result<LogGuard> {
     };
     filtered(level, variable("RUST_LOG").as_deref())
         .target(Target::Pipe(Box::new(queue)))
-        .format(move |buffer, record| buffer.write_all(&form.line(record.level(), *record.args())))
+        .format(
+            move |buffer, record| match shows_contents(record.metadata()) {
+                true => Ok(()),
+                false => buffer.write_all(&form.line(record.level(), *record.args())),
+            },
+        )
         .try_init()
         .map_err(io::Error::other)?;
     panic::set_hook(Box::new(|panic| log::error!("{panic}")));
@@ -332,6 +337,12 @@ fn filtered(level: LevelFilter, filters: Option<&str>) -> Builder {
     builder
 }
 
+/// Whether it may show what clients send: the WebSocket library says so below level info. No filter
+/// lets that through, since whoever looks for a fault is not to read along.
+fn shows_contents(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("tungstenite") && metadata.level() > Level::Info
+}
+
 /// Empty counts as unset.
 fn variable(name: &str) -> Option<String> {
     env::var_os(name)
@@ -429,9 +440,10 @@ impl fmt::Write for Line {
             }
             // A peer's bytes must neither begin a line of their own nor command a terminal, nor
             // turn what follows them round. The two separators are line ends to some readers.
+            let is_mark = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}');
             let is_turning = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
             let is_separator = matches!(character, '\u{2028}' | '\u{2029}');
-            if character.is_control() || is_separator || is_turning {
+            if character.is_control() || is_separator || is_mark || is_turning {
                 self.0.extend(character.escape_default());
             } else {
                 self.0.push(character);
@@ -658,8 +670,8 @@ mod tests {
             (
                 None,
                 Level::Trace,
-                "\u{85}\u{9b}\u{2028}\u{202e}\u{2066}",
-                "<7>TRACE \\u{85}\\u{9b}\\u{2028}\\u{202e}\\u{2066}\n",
+                "\u{85}\u{9b}\u{2028}\u{202e}\u{2066}\u{200f}",
+                "<7>TRACE \\u{85}\\u{9b}\\u{2028}\\u{202e}\\u{2066}\\u{200f}\n",
             ),
             (None, Level::Info, "häuser 房间", "<6>INFO  häuser 房间\n"),
             (None, Level::Info, "a\n<3>b", "<6>INFO  a\\n<3>b\n"),
@@ -751,7 +763,7 @@ mod tests {
     fn filters() {
         let passes = |level, filters, target: &str, record_level| {
             let logger = filtered(level, filters).build();
-            let metadata = log::Metadata::builder()
+            let metadata = Metadata::builder()
                 .target(target)
                 .level(record_level)
                 .build();
