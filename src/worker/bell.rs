@@ -12,9 +12,10 @@
 //!   │ └── loop: note_awake, from ASLEEP too               │
 //!   └──────────────── loop: begin_look ───────────────────┘
 //! ```
+//!
+//! `tests/bell_loom.rs` takes this file and the mailbox's through every order of events.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use super::sync::{Arc, AtomicBool, AtomicU8, Ordering, Waker};
 
 /// What the loop and those who call it share. Clones are the same bell.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Bell(Arc<Signal>);
 
 #[derive(Debug)]
 struct Signal {
-    waker: Arc<mio::Waker>,
+    waker: Arc<Waker>,
     /// One of the three below.
     state: AtomicU8,
     has_failed: AtomicBool,
@@ -37,7 +38,7 @@ const CALLED: u8 = 2;
 
 impl Bell {
     /// The bell of a loop that `waker` wakes.
-    pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
+    pub(crate) fn new(waker: Arc<Waker>) -> Self {
         Self(Arc::new(Signal {
             waker,
             state: AtomicU8::new(AWAKE),
