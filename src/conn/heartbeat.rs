@@ -1,6 +1,6 @@
 //! When one connection must be looked at again: pings, the pong timeout, heartbeats.
 //!
-//! Owns: the times of the last sign of life and of the next heartbeat.
+//! Owns: the time of the last sign of life, or until when one must come, and of the next heartbeat.
 //! Never: keeps a timer. The wheel holds one entry a connection, and activity never touches it:
 //! when the entry fires, the deadlines are computed anew from what happened meanwhile.
 
@@ -11,15 +11,24 @@ use crate::base::{Instant, Limits, Prng};
 /// The clockwork of one open connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
-    /// When the peer last sent a byte.
-    last_seen: Instant,
+    silence: Silence,
     /// When the next ping is due. Every ping is answered within the pong timeout or ends the
     /// connection, so a fixed pace always leaves the difference of the two to answer.
     next_ping: Instant,
     /// When the next application-level heartbeat is due.
     next_beat: Option<Instant>,
-    /// Until when a silent peer may still be heard, once it is suspected to be gone.
-    suspected_until: Option<Instant>,
+}
+
+/// What was done about the peer's silence. A loop that was stopped for long may not have asked when it
+/// should have, and nobody is given up who was not asked.
+#[derive(Clone, Copy, Debug)]
+enum Silence {
+    /// Nothing: it sent a byte at that time, and no ping was due since.
+    Unasked(Instant),
+    /// It was sent a ping, and must be heard until then.
+    Asked(Instant),
+    /// It is suspected to be gone, and may still be heard until then.
+    Suspected(Instant),
 }
 
 /// What is due now.
@@ -44,34 +53,36 @@ impl Heartbeat {
     pub fn new(now: Instant, limits: &Limits, prng: &mut Prng) -> Self {
         let mut jittered = |interval: Duration| now + prng.between(interval / 10, interval);
         Self {
-            last_seen: now,
+            silence: Silence::Unasked(now),
             next_ping: limits.ping_interval.map_or(now, &mut jittered),
             next_beat: limits.heartbeat_interval.map(jittered),
-            suspected_until: None,
         }
     }
 
     /// The peer sent something, or could not because it was not read.
     pub fn seen(&mut self, now: Instant) {
-        self.last_seen = now;
-        self.suspected_until = None;
+        self.silence = Silence::Unasked(now);
     }
 
     /// What is due; asked until it says `Nothing`. What it names is taken as done.
     pub fn poll(&mut self, now: Instant, limits: &Limits) -> Due {
         if let Some(interval) = limits.ping_interval {
-            if now >= self.last_seen + limits.pong_timeout {
-                match self.suspected_until {
-                    None => {
-                        self.suspected_until = Some(now + SUSPICION);
-                        return Due::Suspicion;
-                    }
-                    Some(until) if now >= until => return Due::Silence,
-                    Some(_) => return Due::Nothing,
+            match self.silence {
+                Silence::Suspected(until) if now >= until => return Due::Silence,
+                Silence::Suspected(_) => return Due::Nothing,
+                Silence::Asked(due) if now >= due => {
+                    self.silence = Silence::Suspected(now + SUSPICION);
+                    return Due::Suspicion;
                 }
+                Silence::Asked(_) | Silence::Unasked(_) => {}
             }
             if now >= self.next_ping {
                 self.next_ping = now + interval;
+                if let Silence::Unasked(seen_at) = self.silence {
+                    let answer_time = limits.pong_timeout.saturating_sub(interval);
+                    let due = (seen_at + limits.pong_timeout).max(now + answer_time);
+                    self.silence = Silence::Asked(due);
+                }
                 return Due::Ping;
             }
         }
@@ -88,9 +99,10 @@ impl Heartbeat {
     /// When to ask again; `None` if nothing will ever be due.
     #[must_use]
     pub fn next_deadline(&self, limits: &Limits) -> Option<Instant> {
-        let ping = limits.ping_interval.map(|_| match self.suspected_until {
-            Some(until) => until,
-            None => self.next_ping.min(self.last_seen + limits.pong_timeout),
+        let ping = limits.ping_interval.map(|_| match self.silence {
+            Silence::Suspected(until) => until,
+            Silence::Asked(due) => self.next_ping.min(due),
+            Silence::Unasked(_) => self.next_ping,
         });
         [ping, self.next_beat].into_iter().flatten().min()
     }
@@ -156,6 +168,28 @@ mod tests {
             assert_eq!(next, now + seconds(54));
             now = next;
         }
+    }
+
+    #[test]
+    fn nobody_is_given_up_who_was_not_asked() {
+        let limits = limits(Some(54), None);
+        let start = Instant::ORIGIN;
+        let mut heartbeat = Heartbeat::new(start, &limits, &mut Prng::new(4));
+        let first = heartbeat.next_deadline(&limits).expect("a ping is due");
+        assert_eq!(heartbeat.poll(first, &limits), Due::Ping);
+        heartbeat.seen(first);
+        // The loop was stopped over the next ping and the pong timeout.
+        let late = first + seconds(3600);
+        assert_eq!(heartbeat.poll(late, &limits), Due::Ping);
+        assert_eq!(heartbeat.poll(late, &limits), Due::Nothing);
+        let due = heartbeat.next_deadline(&limits).expect("an answer is due");
+        assert_eq!(due, late + seconds(6));
+        let mut heard = heartbeat;
+        heard.seen(due);
+        assert_eq!(heard.poll(due, &limits), Due::Nothing);
+        assert_eq!(heartbeat.poll(due, &limits), Due::Suspicion);
+        let confirmed = heartbeat.next_deadline(&limits).expect("a decision");
+        assert_eq!(heartbeat.poll(confirmed, &limits), Due::Silence);
     }
 
     #[test]

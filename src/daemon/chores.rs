@@ -51,6 +51,7 @@ impl Chores {
         // What is asked for while it waits already is done with it.
         let (reload, reloads) = bounded(1);
         let (status, statuses) = bounded(1);
+        let alarm = Alarm(handle.clone());
         let worker = Worker {
             handle,
             files,
@@ -58,6 +59,7 @@ impl Chores {
             manager,
             expiry,
             started_at: Instant::now(),
+            _alarm: alarm,
         };
         thread::Builder::new()
             .name("chores".into())
@@ -84,6 +86,19 @@ struct Worker {
     /// When the certificate expires, for the metrics.
     expiry: Arc<AtomicU64>,
     started_at: Instant,
+    _alarm: Alarm,
+}
+
+/// Ends the server when its thread unwinds: a daemon that does not hear its operators any more, or does
+/// not do what they ask, had better be started anew.
+pub(super) struct Alarm(pub(super) Handle);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail();
+        }
+    }
 }
 
 impl Worker {

@@ -216,6 +216,11 @@ impl Handle {
         self.control.abort();
     }
 
+    /// Tells the server that it cannot go on.
+    pub(super) fn fail(&self) {
+        self.control.fail();
+    }
+
     /// Lets in with these secrets from now on; `None` leaves the old one.
     pub(super) fn set_secrets(&self, token_secret: Option<Secret>, api_key: Option<Secret>) {
         self.control.set_secrets(token_secret, api_key);

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use self::chores::{Chore, Chores};
+use self::chores::{Alarm, Chore, Chores};
 use self::crews::{Inline, Threads};
 pub use self::handle::{CallError, Counters, Events, Handle, Receipt};
 use self::membership::Membership;
@@ -343,15 +343,16 @@ fn watch_signals(
     (manager, time_max): (Option<Notifier>, Duration),
 ) -> io::Result<()> {
     let was_told = AtomicBool::new(false);
+    let alarm = Alarm(handle);
     signals.watch(move |request| match request {
         Request::Reload => chores.ask(Chore::Reload),
         Request::Status => chores.ask(Chore::Status),
-        Request::Stop if was_told.swap(true, Ordering::Relaxed) => handle.abort(),
+        Request::Stop if was_told.swap(true, Ordering::Relaxed) => alarm.0.abort(),
         Request::Stop => {
             if let Some(manager) = &manager {
                 manager.stopping(time_max);
             }
-            handle.shutdown();
+            alarm.0.shutdown();
         }
     })
 }

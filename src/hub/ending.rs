@@ -192,6 +192,8 @@ impl<S> Hub<S> {
             conn.set_probed(true);
             conn.note_writable();
             mark_dirty(conn, &mut self.dirty);
+        } else if conn.is_dirty() {
+            // Its turn to be written to has not come: there are more of them than a turn writes to.
         } else if conn.open().is_some() {
             self.close(now, id, CloseReason::WriteTimeout);
         } else {

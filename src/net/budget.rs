@@ -39,3 +39,6 @@ pub(super) const SLICES: usize = 32;
 
 /// Events taken from the kernel at once.
 pub(super) const EVENTS: usize = 1024;
+
+/// Events that are not worth the time of timing them.
+pub(super) const EVENTS_UNTIMED: usize = 64;

@@ -24,6 +24,7 @@ pub(crate) struct Control {
     calls: Sender<Item>,
     /// Set with the first request to end.
     is_stopping: Arc<AtomicBool>,
+    has_failed: Arc<AtomicBool>,
     /// Disconnected when the loop has ended. What still lies in a queue then is answered by nobody.
     ended: Receiver<()>,
     waker: Arc<mio::Waker>,
@@ -84,6 +85,8 @@ pub(crate) struct Orders {
     calls: Receiver<Item>,
     /// Told to end.
     is_stopping: bool,
+    /// Told that the daemon cannot go on.
+    has_failed: Arc<AtomicBool>,
     /// Calls in progress.
     replies: Slab<Sender<ProgramReply>>,
     events: Option<EventSender>,
@@ -105,10 +108,12 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
     let (orders, orders_end) = bounded(ORDERS_MAX);
     let (calls, calls_end) = bounded(CALLS_MAX);
     let (alive, ended) = bounded(0);
+    let has_failed = Arc::new(AtomicBool::new(false));
     let control = Control {
         orders,
         calls,
         is_stopping: Arc::default(),
+        has_failed: Arc::clone(&has_failed),
         ended,
         waker,
     };
@@ -117,6 +122,7 @@ pub(crate) fn control(waker: Arc<mio::Waker>, events: Option<EventSender>) -> (C
         orders: orders_end,
         calls: calls_end,
         is_stopping: false,
+        has_failed,
         replies: Slab::new(),
         events,
         missed: 0,
@@ -144,6 +150,12 @@ impl Control {
     /// Asks the loop to end at once.
     pub(crate) fn abort(&self) {
         self.order(Order::Abort);
+    }
+
+    /// Tells the loop that it cannot go on: a thread that the daemon needs has died. Never waits.
+    pub(crate) fn fail(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// What was counted, when the loop comes to it; `None` once it has ended.
@@ -257,6 +269,11 @@ impl Orders {
             return !hub.is_draining();
         }
         !self.calls.is_empty() && hub.may_take_call()
+    }
+
+    /// Whether the loop was told that it cannot go on.
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// Whether the loop was told to end, behind all calls that were made before.

@@ -8,7 +8,7 @@ use std::io;
 pub(crate) enum LoopError {
     /// The kernel does not give events.
     Poll(io::Error),
-    /// A worker thread, or one of the broker's, has died.
+    /// A worker thread, one of the broker's, or one that hears operators has died.
     Thread,
 }
 

@@ -9,7 +9,7 @@
 //! | 5 | receive | one read a connection into one scratch buffer, into the hub | `READS`, `READ_BYTES`, `PHASE_READ_BYTES`, `HANDSHAKE_TIME` |
 //! | 6 | jobs | the hub's jobs to the workers | the workers' queues |
 //! | 7 | effects | what the workers say, into the hub | `PUSHES`; waits for a flush that is due |
-//! | 8 | expire | timers | `TIMERS` |
+//! | 8 | expire | timers | `TIMERS`; waits after a stop |
 //! | 9 | flush | one write a connection that has something queued | `WRITES`, `SLICES` |
 //! | 10 | report | answers what the hub asks: texts for operators, figures of the node | `INQUIRIES` |
 //! | 11 | reap | frees what is over, one log line each | |
@@ -38,13 +38,13 @@ use super::farewell::FarewellLog;
 use super::inquiries;
 use super::last_ends::LastEnds;
 use super::listener::{Accepted, Listener};
-use super::memory::MemoryWatch;
 use super::meter::{Meter, Phase};
 use super::notices::ProxyNotices;
 use super::readiness::{list_readable, register, special_number, token_bits};
 use super::reports::{LoopFigures, Reports};
 use super::socket::{ReadOutcome, Socket};
-use super::supervision::{Sizes, Supervision};
+use super::stall::Stall;
+use super::supervision::Sizes;
 use super::tls::{self, Sessions};
 use crate::base::{CloseReason, ConnId, Instant, Now};
 use crate::clock;
@@ -66,6 +66,7 @@ pub(crate) struct EventLoop<C> {
     /// Sockets to read, each once.
     readable: VecDeque<ConnId>,
     scratch: Box<[u8]>,
+    stall: Stall,
     counters: LoopCounters,
     last_ends: LastEnds,
     /// Publications dropped from queues before the daemon began to end, once it has.
@@ -122,6 +123,7 @@ impl<C: Crew> EventLoop<C> {
             notices: ProxyNotices::default(),
             readable: VecDeque::new(),
             scratch: vec![0; budget::READ_BYTES].into(),
+            stall: Stall::default(),
             counters: LoopCounters {
                 turns: 0,
                 accept_pauses: 0,
@@ -143,18 +145,17 @@ impl<C: Crew> EventLoop<C> {
         let mut now = clock::read();
         self.grant_credits(now);
         loop {
-            self.wait(now.instant, &mut events)?;
-            now = clock::read();
+            let timeout = self.wait(now.instant, &mut events)?;
+            let before = std::mem::replace(&mut now, clock::read());
+            self.stall.handle_wake(before.instant, timeout, now.instant);
             self.counters.turns += 1;
             self.counters.meter.wake(now.instant);
             self.note(&events);
             let is_told = self.obey(now);
             // A few events are noted in less time than it takes to say so.
-            let has_many = events.iter().nth(EVENTS_UNTIMED).is_some();
+            let has_many = events.iter().nth(budget::EVENTS_UNTIMED).is_some();
             self.lap(Phase::Note, is_told || has_many);
-            if let Some(memory) = &mut self.reports.memory {
-                memory.look(now, &mut self.hub);
-            }
+            self.reports.look_at_memory(now, &mut self.hub);
             let has_guests = self.listeners.iter().any(|listener| listener.is_ready);
             self.accept(now);
             self.lap(Phase::Accept, has_guests);
@@ -165,7 +166,7 @@ impl<C: Crew> EventLoop<C> {
             self.lap(Phase::Jobs, has_jobs);
             let has_effects = self.apply_effects(now);
             self.lap(Phase::Effects, has_effects);
-            let is_due = self.hub.handle_timeout(now, budget::TIMERS);
+            let is_due = self.expire(now, &events);
             self.lap(Phase::Expire, is_due);
             let has_output = self.hub.flushes_len() > 0;
             self.flush(now);
@@ -179,7 +180,7 @@ impl<C: Crew> EventLoop<C> {
             self.orders.tell_events(&mut self.hub);
             self.report(now);
             self.counters.meter.end_turn();
-            if self.crew.has_failed() {
+            if self.crew.has_failed() || self.orders.has_failed() {
                 return Err(LoopError::Thread);
             }
             if self.is_done(now) {
@@ -203,7 +204,8 @@ impl<C: Crew> EventLoop<C> {
 
     // The phases.
 
-    fn wait(&mut self, now: Instant, events: &mut Events) -> Result<(), LoopError> {
+    /// Returns how long the loop wanted to sleep; `None` is until an event.
+    fn wait(&mut self, now: Instant, events: &mut Events) -> Result<Option<Duration>, LoopError> {
         let timeout = if self.has_backlog() || !self.crew.try_sleep() {
             Some(Duration::ZERO)
         } else {
@@ -212,10 +214,10 @@ impl<C: Crew> EventLoop<C> {
         let polled = self.poll.poll(events, timeout);
         self.crew.note_awake();
         match polled {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(timeout),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 events.clear();
-                Ok(())
+                Ok(timeout)
             }
             Err(error) => Err(LoopError::Poll(error)),
         }
@@ -441,6 +443,16 @@ impl<C: Crew> EventLoop<C> {
         is_any
     }
 
+    /// Returns whether anything was due.
+    fn expire(&mut self, now: Now, events: &Events) -> bool {
+        let is_full = || events.iter().nth(budget::EVENTS - 1).is_some();
+        let has_more = || !self.readable.is_empty() || is_full();
+        if self.stall.holds(now.instant, has_more) {
+            return false;
+        }
+        self.hub.handle_timeout(now, budget::TIMERS)
+    }
+
     fn flush(&mut self, now: Now) {
         // One turn each: what is dirty again afterwards waits for the next.
         for _ in 0..self.hub.flushes_len().min(budget::WRITES) {
@@ -565,17 +577,14 @@ impl<C: Crew> EventLoop<C> {
             .iter()
             .filter_map(Listener::poll_timeout)
             .min();
-        let supervision = self.reports.supervision.as_ref();
-        let memory = self.reports.memory.as_ref();
         [
-            self.hub.poll_timeout(),
+            self.stall.postpone(self.hub.poll_timeout()),
             self.crew.poll_timeout(),
             paused,
             self.ending,
             self.farewells.poll_timeout(),
             self.orders.poll_timeout(now),
-            supervision.and_then(Supervision::poll_timeout),
-            memory.and_then(MemoryWatch::poll_timeout),
+            self.reports.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -605,6 +614,3 @@ impl<C: Crew> EventLoop<C> {
         true
     }
 }
-
-/// Events that are not worth the time of timing them.
-const EVENTS_UNTIMED: usize = 64;

@@ -18,6 +18,7 @@ mod notices;
 mod readiness;
 mod reports;
 mod socket;
+mod stall;
 mod supervision;
 mod tls;
 

@@ -4,8 +4,8 @@ use super::event_loop::LoopCounters;
 use super::last_ends::LastEnds;
 use super::memory::MemoryWatch;
 use super::supervision::Supervision;
-use crate::base::Now;
-use crate::hub::{Figures, HubCounters, NodeFigures};
+use crate::base::{Instant, Now};
+use crate::hub::{Figures, Hub, HubCounters, NodeFigures};
 
 /// What the loop asks of the rest of the program.
 pub(crate) struct Reports {
@@ -19,6 +19,24 @@ pub(crate) struct Reports {
     pub(crate) memory: Option<MemoryWatch>,
     /// Who watches this loop, if anybody does.
     pub(crate) supervision: Option<Supervision>,
+}
+
+impl Reports {
+    /// Looks at the memory of the process, if that has a bound.
+    pub(super) fn look_at_memory<S>(&mut self, now: Now, hub: &mut Hub<S>) {
+        if let Some(memory) = &mut self.memory {
+            memory.look(now, hub);
+        }
+    }
+
+    /// When the loop must turn for a report although nothing happens.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let supervision = self.supervision.as_ref();
+        let memory = self.memory.as_ref();
+        let supervision = supervision.and_then(Supervision::poll_timeout);
+        let memory = memory.and_then(MemoryWatch::poll_timeout);
+        supervision.into_iter().chain(memory).min()
+    }
 }
 
 /// Makes the text of the metrics.

@@ -39,6 +39,7 @@ pub(crate) struct Start {
     passed: Vec<Arc<OwnedFd>>,
     is_journal: bool,
     leaves_log: bool,
+    has_no_stderr: bool,
 }
 
 impl Start {
@@ -97,6 +98,12 @@ impl Start {
         self
     }
 
+    /// Closes the daemon's standard error. `--admin-listen` needs an address of its own then.
+    pub(crate) fn no_stderr(mut self) -> Self {
+        self.has_no_stderr = true;
+        self
+    }
+
     /// Starts the daemon and waits until it listens.
     pub(crate) fn start(self) -> Daemon {
         Daemon::spawn(&self)
@@ -135,6 +142,9 @@ impl Start {
         }
         if self.is_journal {
             script.push_str("export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) && ");
+        }
+        if self.has_no_stderr {
+            script.push_str("exec 2>&- && ");
         }
         let mut command = if script.is_empty() {
             Command::new(binary)
@@ -234,7 +244,7 @@ impl Daemon {
             addr: SocketAddr::new(IpAddr::from([0; 4]), 0),
             admin: None,
         };
-        if start.gives("--log-file", "ROOMCAST_LOG_FILE") {
+        if start.gives("--log-file", "ROOMCAST_LOG_FILE") || start.has_no_stderr {
             // Its standard error says nothing. The admin listener has an address of its own.
             daemon.find_listeners(start.value_of("--admin-listen", "ROOMCAST_ADMIN_LISTEN"));
             return daemon;
@@ -402,6 +412,11 @@ impl Daemon {
     /// Sets whether the daemon's standard error is a pipe that nobody reads, after the next line.
     pub(crate) fn set_log_unread(&self, is_unread: bool) {
         self.log.set_unread(is_unread);
+    }
+
+    /// Closes our end of the daemon's standard error after the next line.
+    pub(crate) fn hang_up_log(&self) {
+        self.log.hang_up();
     }
 
     /// True unless the daemon has ended.
@@ -595,6 +610,7 @@ struct Lines {
     lines: Vec<String>,
     ended: bool,
     is_unread: bool,
+    is_hung_up: bool,
 }
 
 impl Log {
@@ -615,6 +631,9 @@ impl Log {
                 changed.notify_all();
                 while guard.is_unread {
                     guard = changed.wait(guard).expect("no panic inside");
+                }
+                if guard.is_hung_up {
+                    break;
                 }
             }
             lines.lock().expect("no panic inside").ended = true;
@@ -653,6 +672,12 @@ impl Log {
     fn set_unread(&self, is_unread: bool) {
         let (lines, changed) = &*self.shared;
         lines.lock().expect("no panic inside").is_unread = is_unread;
+        changed.notify_all();
+    }
+
+    fn hang_up(&self) {
+        let (lines, changed) = &*self.shared;
+        lines.lock().expect("no panic inside").is_hung_up = true;
         changed.notify_all();
     }
 

@@ -14,6 +14,7 @@
 //! - [`Redis`] is a `redis-server`, and [`RedisRelay`] a network to it that can fail.
 //! - [`node`] is a daemon in a cluster, [`Load`] a load on it whose books must balance, and [`Probe`] measures
 //!   how long it is out of service.
+//! - [`Crowd`] is thousands of members of one room, each with a ledger.
 //! - [`Witness`] is a healthy publisher and member: `assert_served` proves that a daemon still works.
 //!
 //! Everything that waits gives up after [`DEADLINE`] and says what it had seen until then.
@@ -28,6 +29,7 @@ mod api;
 mod certificate;
 mod client;
 mod cluster;
+mod crowd;
 mod daemon;
 mod envelope;
 mod exposition;
@@ -45,6 +47,7 @@ pub(crate) use api::{Api, error_of, history, post_request};
 pub(crate) use certificate::{Certificate, DAY_S, date};
 pub(crate) use client::{ACCEPT, Client, Dial, KEY, Message, upgrade_request};
 pub(crate) use cluster::{Account, Load, Probe, node, two_nodes, wait_for_each_other};
+pub(crate) use crowd::{Crowd, Joined, publish_numbered};
 pub(crate) use daemon::{Daemon, Signal, Start, run_to_exit, stdout_of};
 pub(crate) use envelope::{json_member, next, publication};
 pub(crate) use exposition::Exposition;
