@@ -279,6 +279,12 @@ fn a_server_that_does_not_resume_is_found() {
 }
 
 #[test]
+fn a_message_to_everybody_is_no_fault() {
+    run(Plant::ToAll, CALM).assert(0, &[]);
+    sdk(Plant::ToAll, CALM).assert(0, &[]);
+}
+
+#[test]
 fn what_is_skipped_and_told_is_no_fault() {
     let run = run(Plant::Skip { told: 3 }, CALM);
     run.assert(0, &[]);

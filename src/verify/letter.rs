@@ -86,7 +86,7 @@ pub(super) enum Envelope {
         /// How long the client is asked to stay away, in milliseconds.
         retry_ms: Option<u64>,
     },
-    /// A heartbeat, or a kind that later servers know.
+    /// A heartbeat, a message to everybody, or a kind that later servers know.
     Other,
 }
 
@@ -97,6 +97,10 @@ impl Envelope {
             return None;
         };
         if let Some(Value::Object(mut body)) = outer.remove("publication") {
+            // A message to everybody (`publish_all`) belongs to no room and has no number.
+            if !body.contains_key("room") && !body.contains_key("offset") {
+                return Some(Self::Other);
+            }
             let data = match body.remove("data") {
                 Some(Value::String(text)) => Some(text),
                 _ => None,
@@ -220,11 +224,16 @@ mod tests {
             Some(Envelope::Closing { retry_ms: None }),
         );
         check(r#"{"heartbeat":{"time":1}}"#, Some(Envelope::Other));
+        check(
+            r#"{"publication":{"time":1,"data":"to everybody"}}"#,
+            Some(Envelope::Other),
+        );
         for broken in [
             "",
             "hello",
             "[]",
             r#"{"publication":{"room":"r"}}"#,
+            r#"{"publication":{"offset":1}}"#,
             r#"{"publication":{"room":"r","offset":-1}}"#,
             r#"{"skipped":{"room":"r","count":"2"}}"#,
         ] {

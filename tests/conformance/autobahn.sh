@@ -5,10 +5,12 @@
 #   autobahn.sh [options] URL [CASE-PATTERN ...]
 #   autobahn.sh -i
 #
-#   URL            ws://127.0.0.1:7777/echo  (the endpoint must echo text and binary)
+#   URL            ws://127.0.0.1:7777/echo or wss://…  (the endpoint must echo text and binary)
 #   CASE-PATTERN   Autobahn patterns, e.g. '1.*' '6.4.2'   (default: '*')
 #
 #   -i             install the suite and end
+#   -c FILE        the certificate in FILE vouches for a wss: endpoint, which is then
+#                  verified, the host's name too; without it any certificate will do
 #   -x PATTERN     leave these cases out (may be given more than once)
 #   -o DIR         where reports go (default: a fresh temporary folder)
 #   -t SECONDS     give up after that long (default 1800)
@@ -46,10 +48,11 @@ usage() {
   exit 2
 }
 
-out='' limit=1800 quiet='' install_only='' exclude=() flags=()
-while getopts 'ix:o:t:eSqh' option; do
+out='' limit=1800 quiet='' install_only='' voucher='' exclude=() flags=()
+while getopts 'ic:x:o:t:eSqh' option; do
   case $option in
     i) install_only=1 ;;
+    c) voucher=$(realpath "$OPTARG") ;;
     x) exclude+=("$OPTARG") ;;
     o) out=$OPTARG ;;
     t) limit=$OPTARG ;;
@@ -113,12 +116,17 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -rf "$out/reports"
 
-URL=$url EXCLUDE=$(printf '%s\n' "${exclude[@]:-}") python3 - "$out/spec.json" "$@" <<'PY'
+URL=$url VOUCHER=$voucher EXCLUDE=$(printf '%s\n' "${exclude[@]:-}") python3 - "$out/spec.json" "$@" <<'PY'
 import json, os, sys
+from urllib.parse import urlsplit
 exclude = [line for line in os.environ["EXCLUDE"].split("\n") if line]
+server = {"agent": "testee", "url": os.environ["URL"]}
+if os.environ["VOUCHER"]:
+    # A name to verify is what makes the suite verify at all.
+    server["hostname"] = urlsplit(os.environ["URL"]).hostname
 spec = {
     "outdir": "./reports",
-    "servers": [{"agent": "testee", "url": os.environ["URL"]}],
+    "servers": [server],
     "cases": sys.argv[2:],
     "exclude-cases": exclude,
     "exclude-agent-cases": {},
@@ -128,6 +136,7 @@ PY
 
 log=$out/wstest.log
 rc=0
+[ -z "$voucher" ] || export SSL_CERT_FILE=$voucher
 (cd "$out" && exec timeout -k 5 "$limit" "$home/suite/bin/wstest" -m fuzzingclient -s spec.json) \
   >"$log" 2>&1 || rc=$?
 if [ "$rc" = 124 ] || [ "$rc" = 137 ]; then

@@ -59,6 +59,8 @@ pub(crate) enum Plant {
     Shut,
     /// Everybody is refused.
     Closed,
+    /// A member gets a message to everybody, which is no fault.
+    ToAll,
     // Where members and publishers speak by commands.
     /// One member is dropped, and is told that it resumes from elsewhere than it asked for.
     ReplayElsewhere,
@@ -89,6 +91,7 @@ impl Plant {
                 | Self::Swap
                 | Self::Skip { .. }
                 | Self::Garbled
+                | Self::ToAll
         )
     }
 
@@ -509,6 +512,10 @@ fn deliver(plant: Plant, is_planted: &mut bool, room: &mut Room, name: &str, tex
                 send(frame(&skipped));
                 continue;
             }
+            Plant::ToAll if is_here => send(frame(match member.form {
+                Form::Envelope => r#"{"publication":{"time":1,"data":"to everybody"}}"#,
+                Form::Push => r#"{"push":{"message":{"data":"to everybody"}}}"#,
+            })),
             Plant::Garbled if is_here => {
                 let mut garbled = text.to_owned();
                 let last = garbled.pop();
