@@ -23,8 +23,8 @@ use super::figures::Figures;
 use super::outputs::Outputs;
 use super::question::{SAID, shared_of};
 use super::repeats::{About, Warnings};
-use super::reply::number;
-use crate::base::{BrokerPart, Epoch, Instant, Offset, Position, RoomName};
+use super::reply::{number, offset};
+use crate::base::{BrokerPart, Epoch, Instant, Position, RoomName};
 use crate::clock;
 use crate::cluster::word::Word;
 use crate::cluster::{Event, NodeId};
@@ -409,50 +409,20 @@ impl Feed {
             return;
         };
         let (room, shard) = (room.clone(), *shard);
-        let event = match payload.split_first() {
-            Some((b'p', _)) => self.fed(room, payload),
-            Some((b'g', rest)) => rest
-                .strip_prefix(b" ")
-                .and_then(number)
-                .map(|generation| Event::LoggedIn { room, generation }),
-            Some((b'b', _)) => Some(Event::Broken(room)),
-            Some((b's', _)) => said(room, payload),
-            _ => None,
+        let event = match payload.first() {
+            Some(b'p') => fed(room, payload).map(|(event, what)| {
+                self.parts.figures.feed_publications.add(1);
+                if let Some(what) = what {
+                    self.count_unreadable(what);
+                }
+                event
+            }),
+            _ => told(room, payload),
         };
         match event {
             Some(event) => self.parts.outputs.send(shard, event),
             None => self.count_unreadable("a message of a room"),
         }
-    }
-
-    /// Reads `p <epoch> <offset> <ms>`, a line feed and an envelope.
-    fn fed(&mut self, room: RoomName, payload: &Bytes) -> Option<Event> {
-        let end = payload.iter().position(|byte| *byte == b'\n')?;
-        let mut words = std::str::from_utf8(&payload[..end])
-            .ok()?
-            .split(' ')
-            .skip(1);
-        let epoch = Epoch::new(words.next()?)?;
-        let offset = Offset(words.next()?.parse().ok()?);
-        let unix_ms = words.next()?.parse().ok()?;
-        self.parts.figures.feed_publications.add(1);
-        let shared = match shared_of(&payload.slice(end + 1..)) {
-            Ok(shared) => Some(shared),
-            Err(error) => {
-                let what = match error {
-                    EnvelopeError::Version(_) => "a publication of another version",
-                    _ => "a publication",
-                };
-                self.count_unreadable(what);
-                None
-            }
-        };
-        Some(Event::Fed {
-            room,
-            position: Position { epoch, offset },
-            unix_ms,
-            shared,
-        })
     }
 
     fn count_unreadable(&mut self, what: &str) {
@@ -463,6 +433,43 @@ impl Feed {
             About::Content,
             format_args!("the feed has brought {what} that cannot be read"),
         );
+    }
+}
+
+/// Reads `p <epoch> <offset> <ms>`, a line feed and an envelope. Says, too, what of it cannot be read.
+pub(super) fn fed(room: RoomName, payload: &Bytes) -> Option<(Event, Option<&'static str>)> {
+    let end = payload.iter().position(|byte| *byte == b'\n')?;
+    let mut words = std::str::from_utf8(&payload[..end])
+        .ok()?
+        .split(' ')
+        .skip(1);
+    let epoch = Epoch::new(words.next()?)?;
+    let offset = offset(words.next()?.as_bytes())?;
+    let unix_ms = words.next()?.parse().ok()?;
+    let (shared, what) = match shared_of(&payload.slice(end + 1..)) {
+        Ok(shared) => (Some(shared), None),
+        Err(EnvelopeError::Version(_)) => (None, Some("a publication of another version")),
+        Err(_) => (None, Some("a publication")),
+    };
+    let event = Event::Fed {
+        room,
+        position: Position { epoch, offset },
+        unix_ms,
+        shared,
+    };
+    Some((event, what))
+}
+
+/// Reads any other message of a room.
+pub(super) fn told(room: RoomName, payload: &Bytes) -> Option<Event> {
+    match payload.split_first()? {
+        (b'g', rest) => rest
+            .strip_prefix(b" ")
+            .and_then(number)
+            .map(|generation| Event::LoggedIn { room, generation }),
+        (b'b', _) => Some(Event::Broken(room)),
+        (b's', _) => said(room, payload),
+        _ => None,
     }
 }
 

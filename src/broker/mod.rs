@@ -17,6 +17,7 @@ mod dial;
 mod exec;
 mod feed;
 mod figures;
+pub mod heard;
 mod inputs;
 mod keys;
 mod outputs;

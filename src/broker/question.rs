@@ -9,8 +9,8 @@ use redis::{Cmd, Value};
 use super::HistoryBounds;
 use super::dial::{Run, Scripts, random};
 use super::keys::{Keys, node_text};
-use super::reply::{Parts, number};
-use crate::base::{Epoch, Instant, Offset, Position, RoomName};
+use super::reply::{Parts, offset};
+use crate::base::{Epoch, Instant, Position, RoomName};
 use crate::cluster::{Event, Failure, Login, NodeId, Numbered, Request, Shared, Snapshot, Token};
 use crate::wire::node::{Envelope, EnvelopeError, token_bytes};
 
@@ -449,15 +449,15 @@ fn millis(span: Duration) -> u64 {
 fn position(parts: &mut Parts) -> Option<Position> {
     Some(Position {
         epoch: Epoch::new(&parts.text()?)?,
-        offset: Offset(parts.number()?),
+        offset: parts.offset()?,
     })
 }
 
 fn snapshot(parts: &mut Parts) -> Option<Snapshot> {
     let top = position(parts)?;
-    let first = Offset(parts.number()?);
+    let first = parts.offset()?;
     let complete_since_ms = parts.number()?;
-    let began = Offset(parts.number()?);
+    let began = parts.offset()?;
     let unix_ms = parts.number()?;
     let online = parts.number()?;
     let generation = parts.number()?;
@@ -471,7 +471,7 @@ fn snapshot(parts: &mut Parts) -> Option<Snapshot> {
         let (_, at) = (fields.bytes()?, fields.number()?);
         let (_, envelope) = (fields.bytes()?, fields.bytes()?);
         publications.push(Numbered {
-            offset: Offset(number(digits)?),
+            offset: offset(digits)?,
             unix_ms: at,
             shared: shared_of(&envelope.into()).ok(),
         });

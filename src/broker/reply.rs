@@ -4,6 +4,8 @@
 
 use redis::{ServerError, Value};
 
+use crate::base::Offset;
+
 /// What follows from an error that Redis has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -89,12 +91,26 @@ impl Parts {
     pub(super) fn number(&mut self) -> Option<u64> {
         number(&self.bytes()?)
     }
+
+    pub(super) fn offset(&mut self) -> Option<Offset> {
+        offset(&self.bytes()?)
+    }
 }
 
 /// Reads a whole number.
 pub(super) fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
+
+/// Reads the number of a publication. One that the scripts could not count up to is none, so that
+/// there always is a next.
+pub(super) fn offset(digits: &[u8]) -> Option<Offset> {
+    let number = number(digits)?;
+    (number <= OFFSET_MAX).then_some(Offset(number))
+}
+
+/// Up to here every whole number is one of Lua's.
+const OFFSET_MAX: u64 = 1 << 53;
 
 #[cfg(test)]
 mod tests {
@@ -151,6 +167,15 @@ mod tests {
             "ERR user_script:178: attempt to compare nil with number script: 0a, on @user_script:178.",
             Trouble::Room,
         );
+    }
+
+    #[test]
+    fn every_offset_has_a_next() {
+        assert_eq!(offset(b"0"), Some(Offset(0)));
+        assert_eq!(offset(b"9007199254740992"), Some(Offset(1 << 53)));
+        for digits in ["", "-1", "9007199254740993", "18446744073709551615", "x"] {
+            assert_eq!(offset(digits.as_bytes()), None, "{digits}");
+        }
     }
 
     #[test]

@@ -390,7 +390,8 @@ impl Connection {
         };
         self.phase = Phase::Closed(reason, self.identity().cloned());
         self.flags.is_waiting = false;
-        self.queue.clear();
+        // Answers that are still being made find it like this.
+        self.queue.end();
         self.flags.is_held = false;
         true
     }

@@ -11,7 +11,7 @@
 //! - At most `PONGS_MAX` unsent pongs and one ping wait. Of more pongs the newest replaces the one
 //!   before it, as RFC 6455 allows (section 5.5.3): a peer that pings without reading gains nothing,
 //!   and one that sends a handful at once gets an answer to each.
-//! - Nothing follows a close frame.
+//! - Nothing follows a close frame, or the end.
 //!
 //! Policy on overflow lives in [`super::pressure`]; this module only reports the level.
 
@@ -38,7 +38,7 @@ pub struct SendQueue {
     lane: Option<Box<Lane>>,
     /// A ping; it needs no memory, since every connection gets one again and again.
     ping: Ping,
-    /// A close frame was queued.
+    /// A close frame was queued, or the connection is over.
     has_close: bool,
     /// The first entry is the answer to an upgrade.
     has_preamble: bool,
@@ -177,6 +177,12 @@ impl SendQueue {
     /// written.
     pub fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Drops everything, and takes nothing any more.
+    pub fn end(&mut self) {
+        self.clear();
+        self.has_close = true;
     }
 
     /// What to write next if that is one piece, as it is nearly always.
@@ -581,6 +587,23 @@ mod tests {
         assert_eq!(drain(&mut queue, 100), [frames.bytes(), &bye].concat());
         push(&mut queue, &frames);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        let frames = merged(&["aaaa", "bbbb"]);
+        let bye = close(3001, "shutdown");
+        let mut queue = SendQueue::default();
+        push(&mut queue, &frames);
+        queue.push_close(bye.clone());
+        queue.end();
+        push(&mut queue, &frames);
+        queue.push_first(&frames);
+        queue.push_ping();
+        queue.pong(&[0x8a, 0]);
+        queue.push_close(bye);
+        assert!(queue.is_empty());
+        queue.check_invariants();
     }
 
     #[test]

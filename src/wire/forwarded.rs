@@ -52,6 +52,8 @@ fn address(entry: &str) -> Option<SocketAddr> {
         Some(inner) => SocketAddr::new(IpAddr::V6(inner.parse().ok()?), 0),
         None => match entry.parse() {
             Ok(ip) => SocketAddr::new(ip, 0),
+            // A zone, which means something to one host only and which only this parser takes.
+            Err(_) if entry.contains('%') => return None,
             Err(_) => entry.parse().ok()?,
         },
     };
@@ -120,6 +122,8 @@ mod tests {
             "for=192.0.2.7",
             "localhost",
             "fe80::1%eth0",
+            "[fe80::1%1]",
+            "[fe80::1%1]:443",
             "192.0.2.7 10.0.0.1",
         ] {
             check(&[entry], "malformed");

@@ -57,6 +57,8 @@ struct InHand {
     is_open: bool,
     /// Payload bytes of the open message so far.
     open_bytes: u64,
+    /// The code of the first close frame, as the peer has sent it.
+    close_code: Option<u16>,
     /// How the input ends behind the frames in hand.
     end: Option<InputEnd>,
 }
@@ -208,11 +210,9 @@ impl InHand {
             }
             Ok(Message::Pong(_) | Message::Frame(_)) => Ok(None),
             Ok(Message::Close(None)) => Err(InputEnd::Closed(CLOSE_WITHOUT_CODE.into())),
-            // What tungstenite makes of a code that may not be sent (RFC 6455, section 7.4).
-            Ok(Message::Close(Some(close)))
-                if u16::from(close.code) == 1002
-                    && close.reason.as_str() == "Protocol violation" =>
-            {
+            // Tungstenite puts another one in the place of a code that may not be sent (RFC 6455,
+            // section 7.4).
+            Ok(Message::Close(Some(close))) if Some(u16::from(close.code)) != self.close_code => {
                 Err(InputEnd::Failed(CloseReason::Protocol))
             }
             Ok(Message::Close(Some(close))) => Err(InputEnd::Closed(
@@ -247,16 +247,22 @@ impl InHand {
             }
             let is_continuation = header.opcode == OpCode::Data(Data::Continue);
             let before = if is_continuation { self.open_bytes } else { 0 };
-            // Neither can overflow: both are below the limit or the sum is not formed.
-            if payload_len > message_bytes_max as u64
-                || before + payload_len > message_bytes_max as u64
+            // A control frame is no message, however short those have to be. The sum cannot overflow:
+            // both are below the limit or it is not formed.
+            if !is_control
+                && (payload_len > message_bytes_max as u64
+                    || before + payload_len > message_bytes_max as u64)
             {
                 self.end = Some(InputEnd::Failed(CloseReason::TooBig));
                 break;
             }
-            let end = whole + cursor.position() as usize + payload_len as usize;
+            let start = whole + cursor.position() as usize;
+            let end = start + payload_len as usize;
             if end > bytes.len() {
                 break;
+            }
+            if header.opcode == OpCode::Control(Control::Close) && self.close_code.is_none() {
+                self.close_code = close_code(header.mask, &bytes[start..end]);
             }
             whole = end;
             longest_payload = longest_payload.max(payload_len as usize);
@@ -332,6 +338,13 @@ fn skip_pongs(mut bytes: &[u8]) -> &[u8] {
         };
         bytes = rest;
     }
+}
+
+/// The code in the payload of a close frame, if it has one.
+fn close_code(mask: Option<[u8; 4]>, payload: &[u8]) -> Option<u16> {
+    let code = u16::from_be_bytes(*payload.first_chunk()?);
+    let [first, second, ..] = mask.unwrap_or_default();
+    Some(code ^ u16::from_be_bytes([first, second]))
 }
 
 /// A close frame without code and reason.
@@ -428,13 +441,20 @@ mod tests {
         frame
     }
 
-    /// Feeds `input` in pieces of `step` bytes; gives the messages, the replies and the end.
-    fn run(input: &[u8], step: usize) -> (Vec<Payload>, Vec<Vec<u8>>, Option<InputEnd>, Inbound) {
+    /// What came of an input: messages, replies, its end, and what is left of it.
+    type Outcome = (Vec<Payload>, Vec<Vec<u8>>, Option<InputEnd>, Inbound);
+
+    fn run(input: &[u8], step: usize) -> Outcome {
+        run_within(1000, input, step)
+    }
+
+    /// Feeds `input` in pieces of `step` bytes, with messages of up to `message_bytes_max` bytes.
+    fn run_within(message_bytes_max: usize, input: &[u8], step: usize) -> Outcome {
         let mut inbound = Inbound::default();
         let mut sent = Sent::default();
         let mut messages = Vec::new();
         for piece in input.chunks(step) {
-            inbound.feed(piece, 1000);
+            inbound.feed(piece, message_bytes_max);
             loop {
                 match inbound.poll(&mut sent) {
                     Ok(Some(message)) => messages.push(message),
@@ -488,6 +508,26 @@ mod tests {
             let violation = Some(InputEnd::Failed(CloseReason::Protocol));
             assert_eq!(end, violation, "{:?}", &input[pongs.len()..]);
         }
+    }
+
+    #[test]
+    fn control_frames_may_be_longer_than_messages() {
+        let input = [
+            frame(0x89, b"ping"),
+            frame(0x8a, b"pong"),
+            frame(0x82, b"a"),
+        ]
+        .concat();
+        for step in 1..=input.len() {
+            let (messages, replies, end, _) = run_within(1, &input, step);
+            assert_eq!((messages.len(), end), (1, None), "step {step}");
+            assert_eq!(replies, [b"\x8a\x04ping"], "step {step}");
+        }
+        let (.., end, _) = run_within(1, &frame(0x88, b"\x03\xe8bye"), 100);
+        let echo = b"\x88\x05\x03\xe8bye"[..].into();
+        assert_eq!(end, Some(InputEnd::Closed(echo)));
+        let (.., end, _) = run_within(1, &frame(0x82, b"ab"), 100);
+        assert_eq!(end, Some(InputEnd::Failed(CloseReason::TooBig)));
     }
 
     #[test]
@@ -599,6 +639,10 @@ mod tests {
             Some(InputEnd::Closed(b"\x88\x03\x03\xeax"[..].into())),
             "a peer may say 1002"
         );
+        // In the words that tungstenite has for codes that may not be sent.
+        let (_, _, end, _) = run(&frame(0x88, b"\x03\xeaProtocol violation"), 100);
+        let echo = b"\x88\x14\x03\xeaProtocol violation"[..].into();
+        assert_eq!(end, Some(InputEnd::Closed(echo)));
         let (_, _, end, _) = run(&frame(0x88, b""), 100);
         assert_eq!(end, Some(InputEnd::Closed([0x88, 0].into())));
         for code in [0u16, 999, 1004, 1005, 1006, 1016, 2999, 65535] {

@@ -137,7 +137,9 @@ impl Page {
         };
         let mut sum = rooms(self);
         for (name, row) in rooms(other) {
-            sum.entry(name).or_default().num_clients += row.num_clients;
+            let clients = &mut sum.entry(name).or_default().num_clients;
+            // Other nodes may say anything.
+            *clients = clients.saturating_add(row.num_clients);
         }
         let mut page = Self::default();
         for (name, row) in sum {

@@ -623,6 +623,14 @@ mod tests {
         let text = String::from_utf8(answer(&merged(ours, vec![theirs], 9))).expect("text");
         let expected = r#"{"result":{"channels":{"a":{"num_clients":2},"b":{"num_clients":4},"c":{"num_clients":4}}}}"#;
         assert_eq!(text, expected);
+
+        let impossible = part(Ok(ApiResult::Channels(channels(&[("a", usize::MAX)]))));
+        let ours = Ok(ApiResult::Channels(channels(&[("a", 2)])));
+        let text = String::from_utf8(answer(&merged(ours, vec![impossible], 9))).expect("text");
+        assert!(
+            text.contains(r#""num_clients":18446744073709551615"#),
+            "{text}"
+        );
     }
 
     #[test]
