@@ -1,64 +1,84 @@
 //! Seeded simulation of a whole node: hub, shards and clients on one thread with a virtual clock.
 //!
-//! `ROOMCAST_SIM_SEEDS=N` sets how many seeds are run, `ROOMCAST_SIM_SEED=S` runs one seed and
-//! prints its steps. A seed that has once failed becomes a named test below.
+//! What the environment can ask for is said in `sim/runner.rs`. A seed that has once failed becomes a
+//! named test below.
 
 #[path = "sim/backend.rs"]
 mod backend;
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/commands.rs"]
+mod commands;
+#[path = "sim/http.rs"]
+mod http;
+#[path = "sim/log.rs"]
+mod log;
 #[path = "sim/node.rs"]
+#[allow(dead_code, reason = "what the simulator of a cluster needs, too")]
 mod node;
+#[path = "sim/plan.rs"]
+mod plan;
+#[path = "sim/runner.rs"]
+mod runner;
+#[path = "sim/shrink.rs"]
+mod shrink;
+#[path = "sim/trace.rs"]
+mod trace;
 #[path = "sim/world.rs"]
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
+use runner::Scenario;
 use world::World;
 
-/// Steps of one seed before the node ends, where it does amid them.
-const STEPS_BEFORE_DRAIN: usize = 200;
+/// Clients talk, come and go until everything is let come to rest.
+const TALK: Scenario<'static> = Scenario {
+    name: "ledgers_balance_over_many_seeds",
+    steps: 400,
+    seeds: 7000,
+    run: &|seed, steps| World::new(seed).run(steps),
+};
 
-/// Steps of one seed before everything is let come to rest.
-const STEPS: usize = 600;
+/// The node ends amid the talk.
+const DRAIN: Scenario<'static> = Scenario {
+    name: "a_drain_closes_everybody_in_time_and_loses_nothing_over_many_seeds",
+    steps: 200,
+    seeds: 3000,
+    run: &|seed, steps| World::new(seed).run_and_drain(steps),
+};
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| {
-        value
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}"))
-    })
+#[test]
+fn ledgers_balance_over_many_seeds() {
+    TALK.check();
 }
 
 #[test]
 fn a_drain_closes_everybody_in_time_and_loses_nothing_over_many_seeds() {
-    let run = |seed, is_traced| World::new(seed, is_traced).run_and_drain(STEPS_BEFORE_DRAIN);
-    if let Some(seed) = number("ROOMCAST_SIM_SEED") {
-        run(seed, true);
-        return;
-    }
-    let seeds = number("ROOMCAST_SIM_SEEDS").unwrap_or(400) / 2;
-    for seed in 0..seeds {
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, false)));
-        assert!(
-            outcome.is_ok(),
-            "seed {seed} failed: run again with ROOMCAST_SIM_SEED={seed}"
-        );
-    }
+    DRAIN.check();
 }
 
 #[test]
-fn ledgers_balance_over_many_seeds() {
-    if let Some(seed) = number("ROOMCAST_SIM_SEED") {
-        World::new(seed, true).run(STEPS);
-        return;
-    }
-    let seeds = number("ROOMCAST_SIM_SEEDS").unwrap_or(400);
-    for seed in 0..seeds {
-        let run = catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run(STEPS)));
-        assert!(
-            run.is_ok(),
-            "seed {seed} failed: run again with ROOMCAST_SIM_SEED={seed}"
-        );
-    }
+fn a_write_that_is_lost_is_found_and_told_in_few_steps() {
+    let scenario = Scenario {
+        steps: 150,
+        run: &|seed, steps| World::new(seed).losing_write(10).run(steps),
+        ..TALK
+    };
+    let all = scenario.all();
+    let found = (0..100).find_map(|seed| Some((seed, scenario.fails(seed, &all)?)));
+    let (seed, first) = found.expect("a lost write leaves a gap");
+    let until = Instant::now() + Duration::from_secs(300);
+    let few = scenario.shrink(seed, all, &first, until);
+    assert!(few.len() < 75, "{} steps are left", few.len());
+    let (failure, told) = scenario.trace(seed, &few);
+    let failure = failure.expect("the same steps fail again");
+    assert_eq!(failure.location, first.location);
+    let is_write = |line: &String| line.contains("are written to client");
+    assert!(told.iter().any(is_write), "{told:?}");
+    let begun = told.iter().filter(|line| line.starts_with("step "));
+    // One more for the rest.
+    assert_eq!(begun.count(), few.len() + 1);
+    // Without the fault, nothing is wrong.
+    assert!(TALK.fails(seed, &few).is_none());
 }

@@ -179,10 +179,12 @@ impl SendQueue {
         *self = Self::default();
     }
 
-    /// Drops everything, and takes nothing any more.
+    /// Drops everything, and takes nothing any more: the connection is over.
     pub fn end(&mut self) {
-        self.clear();
-        self.has_close = true;
+        *self = Self {
+            has_close: true,
+            ..Self::default()
+        };
     }
 
     /// What to write next if that is one piece, as it is nearly always.
@@ -461,6 +463,21 @@ mod tests {
             bytes.extend(write(queue, step));
         }
         bytes
+    }
+
+    #[test]
+    fn nothing_is_taken_once_the_connection_is_over() {
+        let mut queue = SendQueue::default();
+        push(&mut queue, &merged(&["a", "b"]));
+        queue.push_ping();
+        queue.end();
+        assert!(queue.is_empty());
+        push(&mut queue, &merged(&["an answer that comes late"]));
+        queue.push_ping();
+        queue.pong(&[0x8a, 0]);
+        queue.push_close(close(1000, "bye"));
+        assert!(queue.is_empty());
+        queue.check_invariants();
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::Hub;
 use crate::base::DuplicateLogin;
-use crate::conn::Purpose;
+use crate::conn::session::Session;
+use crate::conn::{Connection, Purpose};
 
 impl<S> Hub<S> {
     /// Asserts the invariants; for the simulator. Takes time in the number of connections.
@@ -68,7 +69,12 @@ impl<S> Hub<S> {
         );
         if self.limits.duplicate_login != DuplicateLogin::Allow {
             let mut logged_in = HashSet::new();
-            for conn in self.table.iter().filter(|conn| conn.open().is_some()) {
+            // Who says by a command who it is takes the place of another when that is answered.
+            let is_in = |conn: &&Connection| {
+                let session = conn.session();
+                conn.open().is_some() && session.is_none_or(Session::is_connected)
+            };
+            for conn in self.table.iter().filter(is_in) {
                 let identity = conn.purpose().and_then(Purpose::identity);
                 assert!(
                     identity.is_none_or(|one| logged_in.insert(&one.user)),

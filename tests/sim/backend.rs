@@ -3,33 +3,54 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roomcast::base::{Glob, Prng, RoomName, UserId};
+use roomcast::base::{Glob, Prng, RoomName};
 use roomcast::exchange::RoomAsk;
 use roomcast::hub::{ProgramCall, ProgramReply};
-use roomcast::wire::api::answer::ApiResult;
-use roomcast::wire::api::{ApiCall, ApiCode, ConnectionsOf, Publish, Target};
+use roomcast::wire::api::answer::{ApiResult, Page};
+use roomcast::wire::api::{ApiCall, ApiCode, ConnectionsOf, Publish};
 use roomcast::wire::frame::Payload;
+use serde_json::Value;
+
+use super::log::{Entry, Log};
 
 /// How long the contract remembers an idempotency key.
 const KEY_KEPT: Duration = Duration::from_secs(300);
 
 /// What has been called, and what was answered.
 #[derive(Default)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     calls: u64,
     unanswered: BTreeMap<u64, ProgramCall>,
     /// How many publications of a room were numbered before an epoch of it began.
     epochs: BTreeMap<(String, String), u64>,
-    /// When each key was first worked on.
-    keys: BTreeMap<(String, String), Duration>,
-    last_keyed: Option<ApiCall>,
+    keys: BTreeMap<(String, String), Keyed>,
+    last_key: Option<(RoomName, Box<str>)>,
+    /// What every connection was to be told.
+    pub(crate) announced: Vec<String>,
+    /// How many were in each room when it was asked last, and the number of that call.
+    pub(crate) clients: BTreeMap<String, usize>,
+}
+
+/// What was published with one key.
+#[derive(Debug)]
+struct Keyed {
+    /// When it was worked on, the last time that it was.
+    at: Duration,
+    payloads: Vec<Vec<u8>>,
 }
 
 impl Backend {
-    /// The next call and its number.
-    pub(super) fn call(&mut self, prng: &mut Prng) -> (u64, ProgramCall) {
+    /// Notes a call and returns its number.
+    pub(crate) fn begin(&mut self, call: ProgramCall) -> u64 {
         let number = self.calls;
         self.calls += 1;
+        self.unanswered.insert(number, call);
+        number
+    }
+
+    /// The next call about rooms.
+    pub(crate) fn call(&mut self, prng: &mut Prng) -> ProgramCall {
+        let number = self.calls;
         let room = |prng: &mut Prng| {
             let name = match prng.below(6) {
                 0 => "lossy:1".to_owned(),
@@ -39,28 +60,27 @@ impl Backend {
             RoomName::new(&name).expect("a good name")
         };
         let publish = Publish {
-            payload: Payload::text(format!("api/{number}").into()),
+            payload: payload(number, prng),
             idempotency_key: None,
             skip_history: prng.below(3) == 0,
         };
         let channel = room(prng);
         if prng.below(8) == 0 {
-            let call = self.batch(number, &channel, prng.below(2) == 0);
-            self.unanswered.insert(number, call.clone());
-            return (number, call);
+            return Self::batch(number, &channel, prng.below(2) == 0);
         }
-        let call = match prng.below(14) {
-            0 => ApiCall::Disconnect {
-                target: Target::User(UserId::new("u1").expect("a good id")),
-                whitelist: Vec::new(),
-                code: 3503,
-                reason: "kicked".into(),
-            },
+        ProgramCall::Api(match prng.below(15) {
+            0 => {
+                let text = format!("all/{number}");
+                self.announced.push(text.clone());
+                ApiCall::PublishAll {
+                    payload: text.into(),
+                }
+            }
             1 => ApiCall::Channels {
                 pattern: Glob::new("*"),
             },
             2 => ApiCall::PresenceStats { channel },
-            3 => ApiCall::History {
+            3 | 14 => ApiCall::History {
                 channel,
                 limit: 5,
                 since: None,
@@ -71,32 +91,30 @@ impl Backend {
                 of: ConnectionsOf::Channel(channel),
                 limit: 3,
             },
+            11 => ApiCall::Presence { channel },
             4 | 5 => ApiCall::Broadcast {
                 // The second payload would not be unique in its room.
                 channels: vec![Ok(channel), Err(ApiCode::BadRequest)],
                 publish,
             },
-            6 | 7 if self.last_keyed.is_some() => {
-                self.last_keyed.clone().expect("looked at before")
-            }
-            6..9 => {
+            // What was published with a key is not published again, whatever it is.
+            key @ 6..9 => {
+                let known = self.last_key.clone().filter(|_| key < 8);
+                let new = || (channel, format!("k{number}").into());
+                let (channel, key) = known.unwrap_or_else(new);
+                self.last_key = Some((channel.clone(), key.clone()));
                 let publish = Publish {
-                    idempotency_key: Some(format!("k{number}").into()),
+                    idempotency_key: Some(key),
                     ..publish
                 };
-                let call = ApiCall::Publish { channel, publish };
-                self.last_keyed = Some(call.clone());
-                call
+                ApiCall::Publish { channel, publish }
             }
             _ => ApiCall::Publish { channel, publish },
-        };
-        let call = ProgramCall::Api(call);
-        self.unanswered.insert(number, call.clone());
-        (number, call)
+        })
     }
 
     /// Two publications and a question, as a back end would write them.
-    fn batch(&self, number: u64, channel: &RoomName, parallel: bool) -> ProgramCall {
+    fn batch(number: u64, channel: &RoomName, parallel: bool) -> ProgramCall {
         let publish = |part: char| {
             let data = format!("api/{number}{part}");
             serde_json::json!({"publish": {"channel": channel.as_str(), "data": data}})
@@ -112,71 +130,112 @@ impl Backend {
         }
     }
 
-    /// A worker is about to do what was asked. Returns what it will number, if anything, and whether
-    /// it is not to be kept.
-    pub(super) fn is_worked_on(
+    /// A worker is about to do what was asked. Returns what it will number, if anything.
+    pub(crate) fn is_worked_on(
         &mut self,
         room: &RoomName,
         ask: &RoomAsk,
         now: Duration,
-    ) -> Option<(Vec<u8>, bool)> {
+    ) -> Option<Entry> {
         let RoomAsk::Publish(publish) = ask else {
             return None;
         };
         if let Some(key) = &publish.idempotency_key {
             let key = (room.as_str().to_owned(), key.to_string());
-            if self.keys.get(&key).is_some_and(|at| now < *at + KEY_KEPT) {
-                return None;
+            let payload = publish.payload.bytes().to_vec();
+            match self.keys.get_mut(&key) {
+                Some(keyed) if now < keyed.at + KEY_KEPT => return None,
+                Some(keyed) => {
+                    keyed.at = now;
+                    keyed.payloads.push(payload);
+                }
+                None => {
+                    let payloads = vec![payload];
+                    self.keys.insert(key, Keyed { at: now, payloads });
+                }
             }
-            self.keys.insert(key, now);
         }
-        Some((publish.payload.bytes().to_vec(), publish.skip_history))
+        let origin = roomcast::base::ConnId::NONE;
+        Some(Entry::new(&publish.payload, origin, publish.skip_history))
     }
 
-    /// An answer has come: it is the only one, and of the right kind. `place` finds a payload in
-    /// the log of a room.
-    pub(super) fn is_answered(
+    /// What a worker was about to do was refused.
+    pub(crate) fn is_refused(&mut self, room: &RoomName, ask: &RoomAsk) {
+        if let RoomAsk::Publish(Publish {
+            idempotency_key: Some(key),
+            ..
+        }) = ask
+        {
+            // It may have been published before, and forgotten; what is wrong then is not seen.
+            self.keys.remove(&(room.to_string(), key.to_string()));
+        }
+    }
+
+    /// An answer has come: it is the only one, and of the right kind. `is_crowded` where there may
+    /// be no place for a room.
+    pub(crate) fn is_answered(
         &mut self,
         number: u64,
         reply: &ProgramReply,
-        keeps_history: bool,
-        place: impl Fn(&RoomName, &[u8]) -> Option<u64>,
+        (keeps_history, is_crowded): (bool, bool),
+        log: &Log,
     ) {
         let call = self.unanswered.remove(&number);
         let call = call.unwrap_or_else(|| panic!("call {number} was answered twice"));
         let (call, reply) = match (call, reply) {
             (ProgramCall::Api(call), ProgramReply::Typed(reply)) => (call, reply),
             (ProgramCall::Json { .. }, ProgramReply::Json(Some(answer))) => {
-                let answer: serde_json::Value = serde_json::from_slice(answer).expect("JSON");
-                let replies = answer["replies"].as_array().expect("replies");
-                assert_eq!(replies.len(), 3);
-                let offsets = [0, 2].map(|at| replies[at]["publish"]["offset"].as_u64());
-                assert!(offsets[0] > Some(0) && offsets[1] > Some(0), "{answer}");
-                assert!(replies[1]["presence_stats"]["num_clients"].is_u64());
-                return;
+                return Self::is_batch_answered(answer, is_crowded);
             }
             (call, reply) => panic!("{call:?} was answered with {reply:?}"),
         };
         match (&call, reply) {
             (ApiCall::Publish { channel, publish }, Ok(ApiResult::Published(position))) => {
-                // Its place in the epoch is its place in the log, from where the epoch began.
-                let at = place(channel, publish.payload.bytes()).expect("numbered before");
-                let began = (at + 1).checked_sub(position.offset.0).expect("an offset");
-                let epoch = (channel.to_string(), position.epoch.as_str().to_owned());
-                assert_eq!(*self.epochs.entry(epoch).or_insert(began), began);
+                let key = publish.idempotency_key.as_ref();
+                let key = key.map(|key| (channel.to_string(), key.to_string()));
+                let keyed = key.and_then(|key| self.keys.get(&key));
+                let payloads = keyed.map_or_else(
+                    || vec![publish.payload.bytes().to_vec()],
+                    |keyed| keyed.payloads.clone(),
+                );
+                let at = (position.epoch.as_str(), position.offset.0);
+                self.note_place(channel.as_str(), at, &payloads, log);
             }
+            (ApiCall::Publish { .. }, Err(ApiCode::LimitExceeded)) => assert!(is_crowded),
             (ApiCall::Broadcast { .. }, Ok(ApiResult::Broadcast(responses))) => {
-                assert!(responses[0].is_ok());
+                let is_limited = responses[0] == Err(ApiCode::LimitExceeded);
+                assert!(responses[0].is_ok() || (is_crowded && is_limited));
                 assert_eq!(responses[1], Err(ApiCode::BadRequest));
             }
-            (ApiCall::Disconnect { .. }, Ok(ApiResult::Done))
+            (
+                ApiCall::Disconnect { .. }
+                | ApiCall::Unsubscribe { .. }
+                | ApiCall::Subscribe { .. }
+                | ApiCall::Refresh { .. }
+                | ApiCall::PublishAll { .. },
+                Ok(ApiResult::Done),
+            )
             | (ApiCall::Channels { .. }, Ok(ApiResult::Channels(_)))
-            | (ApiCall::PresenceStats { .. }, Ok(ApiResult::PresenceStats { .. })) => {}
+            | (ApiCall::Presence { .. }, Ok(ApiResult::Presence(_))) => {}
+            (
+                ApiCall::PresenceStats { channel },
+                Ok(ApiResult::PresenceStats { clients, users }),
+            ) => {
+                assert!(users <= clients);
+                self.clients.insert(channel.to_string(), *clients);
+            }
             (ApiCall::Connections { .. }, Ok(ApiResult::Connections(rows))) => {
                 assert!(rows.len() <= 3);
             }
-            (ApiCall::History { .. }, Ok(ApiResult::History { publications, .. })) => {
+            (
+                ApiCall::History {
+                    channel, reverse, ..
+                },
+                Ok(ApiResult::History { publications, top }),
+            ) => {
                 assert!(keeps_history && publications.len() <= 5);
+                let epoch = top.map(|top| top.epoch.to_string()).unwrap_or_default();
+                self.note_page(channel.as_str(), &epoch, *reverse, publications, log);
             }
             (ApiCall::HistoryRemove { .. }, Ok(ApiResult::Done)) => assert!(keeps_history),
             (
@@ -187,12 +246,98 @@ impl Backend {
         }
     }
 
+    fn is_batch_answered(answer: &[u8], is_crowded: bool) {
+        let answer: Value = serde_json::from_slice(answer).expect("JSON");
+        let replies = answer["replies"].as_array().expect("replies");
+        assert_eq!(replies.len(), 3);
+        for at in [0, 2] {
+            let is_limited = replies[at]["error"]["code"] == 106;
+            let offset = replies[at]["publish"]["offset"].as_u64();
+            assert!(offset > Some(0) || (is_crowded && is_limited), "{answer}");
+        }
+        assert!(replies[1]["presence_stats"]["num_clients"].is_u64());
+    }
+
+    /// One of some payloads is said to be at a place of an epoch: its place in the epoch is its place
+    /// in the log, from where the epoch began, and that is the same each time.
+    fn note_place(
+        &mut self,
+        room: &str,
+        (epoch, offset): (&str, u64),
+        payloads: &[Vec<u8>],
+        log: &Log,
+    ) {
+        let places = payloads
+            .iter()
+            .filter_map(|payload| log.place(room, payload));
+        let mut begins = places.filter_map(|at| (at as u64 + 1).checked_sub(offset));
+        let epoch = (room.to_owned(), epoch.to_owned());
+        match self.epochs.get(&epoch) {
+            Some(began) => assert!(
+                begins.any(|begin| begin == *began),
+                "{room}: not what {offset} is: {payloads:?}"
+            ),
+            None => {
+                let begin = begins.next().expect("numbered before");
+                self.epochs.insert(epoch, begin);
+            }
+        }
+    }
+
+    /// Where in the log an epoch began, if that is known.
+    fn began(&self, room: &str, epoch: &str) -> Option<u64> {
+        let epoch = (room.to_owned(), epoch.to_owned());
+        self.epochs.get(&epoch).copied()
+    }
+
+    /// A page of history is a run of the log, without what was not to be kept.
+    fn note_page(&mut self, room: &str, epoch: &str, is_reverse: bool, page: &Page, log: &Log) {
+        let text = [b"[", page.items(), b"]"].concat();
+        let mut items: Vec<Value> = serde_json::from_slice(&text).expect("JSON");
+        if is_reverse {
+            items.reverse();
+        }
+        let mut last = None;
+        for item in items {
+            let offset = item["offset"].as_u64().expect("an offset");
+            let payload = match (item["b64data"].as_str(), item["data"].as_str()) {
+                (Some(b64), _) => super::commands::from_base64(b64),
+                (None, Some(text)) => text.as_bytes().to_vec(),
+                (None, None) => item["data"].to_string().into_bytes(),
+            };
+            self.note_place(room, (epoch, offset), &[payload], log);
+            let began = self.began(room, epoch).expect("noted");
+            let at = (began + offset - 1) as usize;
+            let entries = log.room(room);
+            assert!(!entries[at].is_passing, "{room}: it was not to be kept");
+            if let Some(last) = last {
+                assert!(at > last, "{room}: a page in another order");
+                let between = &entries[last + 1..at];
+                assert!(
+                    between.iter().all(|entry| entry.is_passing),
+                    "{room}: a page with a gap"
+                );
+            }
+            last = Some(at);
+        }
+    }
+
     /// Nothing is left open.
-    pub(super) fn balance(&self) {
+    pub(crate) fn balance(&self) {
         assert!(
             self.unanswered.is_empty(),
             "calls without an answer: {:?}",
             self.unanswered
         );
+    }
+}
+
+/// Text, JSON or anything, and unique.
+fn payload(number: u64, prng: &mut Prng) -> Payload {
+    let filler = "y".repeat(prng.below(2) as usize * 300);
+    match prng.below(4) {
+        0 => serde_json::json!({ "api": number, "filler": filler }).into(),
+        1 => format!("api/{number}/{filler}").into_bytes().into(),
+        _ => format!("api/{number}/{filler}").into(),
     }
 }

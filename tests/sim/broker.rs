@@ -16,15 +16,20 @@ use roomcast::cluster::{
 };
 use roomcast::exchange::worker_of;
 
-/// How much it keeps of a room.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Keeps {
-    pub(super) publications_max: usize,
-    pub(super) bytes_max: usize,
-    pub(super) ttl: Duration,
-}
+use line::{Answer, Line, Waiting};
+use log::Log;
+use room::{Keeps, Room};
 
-pub(super) struct Broker {
+#[path = "broker_line.rs"]
+mod line;
+#[path = "broker_log.rs"]
+pub(crate) mod log;
+#[path = "broker_room.rs"]
+pub(crate) mod room;
+#[path = "broker_trouble.rs"]
+mod trouble;
+
+pub(crate) struct Broker {
     keeps: Keeps,
     rooms: BTreeMap<RoomName, Room>,
     /// What it may come back with.
@@ -35,98 +40,20 @@ pub(super) struct Broker {
     is_away: bool,
     epochs: Prng,
     /// Out of so many announcements to a node, one is lost; none with 0.
-    pub(super) lost_one_in: u64,
-    pub(super) log: Log,
-}
-
-/// All that was ever numbered.
-#[derive(Default)]
-pub(super) struct Log {
-    /// By room and epoch, by offset, every publication that ever had it: the last one counts.
-    pub(super) epochs: BTreeMap<(String, String), Vec<Vec<Logged>>>,
-    /// Where each payload is.
-    pub(super) places: BTreeMap<Vec<u8>, Vec<Place>>,
-    /// The largest offset that any node may have heard of.
-    told: BTreeMap<(String, String), u64>,
-    /// Epochs that went on after an older copy had come back, and nobody who was there knew better.
-    pub(super) torn: BTreeSet<(String, String)>,
-}
-
-pub(super) struct Logged {
-    pub(super) payload: Vec<u8>,
-    pub(super) token: Token,
-    pub(super) conn: ConnId,
-    pub(super) is_kept: bool,
-    pub(super) is_readable: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) room: String,
-    pub(super) epoch: String,
-    pub(super) offset: u64,
-}
-
-#[derive(Clone)]
-struct Room {
-    epoch: Epoch,
-    top: u64,
-    kept: VecDeque<Numbered>,
-    first: u64,
-    complete_since_ms: u64,
-    tokens: BTreeMap<Token, Position>,
-    keys: BTreeMap<Box<str>, (Position, u64)>,
-    /// Connections of each node, whether some of them watch, and until when they count.
-    counts: BTreeMap<NodeId, (u32, bool, u64)>,
-    /// The run in which its numbering was last known to be whole.
-    run: u64,
-    /// Nodes that must have read it before anything is numbered.
-    fence: BTreeSet<NodeId>,
-}
-
-/// What lies between one node and the broker.
-struct Line {
-    shards: usize,
-    waiting: VecDeque<Waiting>,
-    answers: VecDeque<Answer>,
-    wishes: VecDeque<(RoomName, bool)>,
-    feed: VecDeque<Event>,
-    /// What it wants to be told of, and what it is told of.
-    wanted: BTreeSet<RoomName>,
-    told: BTreeSet<RoomName>,
-    /// The run in which it last heard that it follows a room.
-    heard: BTreeMap<RoomName, u64>,
-    has_feed: bool,
-    is_cut: bool,
-    is_available: bool,
-}
-
-#[derive(Clone)]
-struct Waiting {
-    request: Request,
-    /// It was sent and its answer was lost.
-    is_doubtful: bool,
-    /// It was asked by one who follows the room in this run.
-    run: u64,
-}
-
-struct Answer {
-    shard: usize,
-    event: Event,
-    /// What is tried again if the answer is lost; `None` for what the node itself says.
-    to: Option<Waiting>,
+    pub(crate) lost_one_in: u64,
+    pub(crate) log: Log,
 }
 
 /// How the broker comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Return {
+pub(crate) enum Return {
     Whole,
     Empty,
     Older,
 }
 
 impl Broker {
-    pub(super) fn new(keeps: Keeps, lost_one_in: u64, seed: u64) -> Self {
+    pub(crate) fn new(keeps: Keeps, lost_one_in: u64, seed: u64) -> Self {
         Self {
             keeps,
             rooms: BTreeMap::new(),
@@ -142,7 +69,7 @@ impl Broker {
 
     // Nodes.
 
-    pub(super) fn add_node(&mut self, node: NodeId, shards: usize) {
+    pub(crate) fn add_node(&mut self, node: NodeId, shards: usize) {
         let line = Line {
             shards,
             waiting: VecDeque::new(),
@@ -160,7 +87,7 @@ impl Broker {
     }
 
     /// A node has died. What it had sent may have arrived.
-    pub(super) fn remove_node(&mut self, node: NodeId, now: Now, prng: &mut Prng) {
+    pub(crate) fn remove_node(&mut self, node: NodeId, now: Now, prng: &mut Prng) {
         for _ in 0..prng.below(10) {
             self.carry_out(node, now, prng);
         }
@@ -169,7 +96,7 @@ impl Broker {
     }
 
     /// A shard asks for something.
-    pub(super) fn ask(&mut self, node: NodeId, request: Request) {
+    pub(crate) fn ask(&mut self, node: NodeId, request: Request) {
         let run = self.run;
         let line = self.lines.get_mut(&node).expect("a node that lives");
         match request {
@@ -195,13 +122,13 @@ impl Broker {
     }
 
     /// How many requests of a node are not answered.
-    pub(super) fn open_requests(&self, node: NodeId) -> usize {
+    pub(crate) fn open_requests(&self, node: NodeId) -> usize {
         let line = &self.lines[&node];
         line.waiting.len() + line.answers.len() + line.wishes.len()
     }
 
     /// Whether nothing is on its way to or from any node.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.lines.values().all(|line| {
             line.waiting.is_empty()
                 && line.answers.is_empty()
@@ -211,144 +138,17 @@ impl Broker {
     }
 
     /// Whether it can go on with something that a node has asked for.
-    pub(super) fn is_asked(&self, node: NodeId) -> bool {
+    pub(crate) fn is_asked(&self, node: NodeId) -> bool {
         let line = &self.lines[&node];
         let has_wishes = line.has_feed && !line.wishes.is_empty();
         let has_requests = line.is_available && !line.waiting.is_empty();
         !self.is_away && !line.is_cut && (has_wishes || has_requests)
     }
 
-    // Troubles.
-
-    /// It stops: nothing is carried out any more. With `is_heard`, connections break.
-    pub(super) fn go_away(&mut self, is_heard: bool, prng: &mut Prng) {
-        self.is_away = true;
-        if is_heard {
-            self.break_all(prng);
-        }
-    }
-
-    /// It goes on, with what it had.
-    pub(super) fn go_on(&mut self) {
-        self.is_away = false;
-    }
-
-    /// It was killed and has started again.
-    pub(super) fn restart(&mut self, how: Return, prng: &mut Prng) {
-        self.break_all(prng);
-        self.is_away = false;
-        self.run += 1;
-        match how {
-            Return::Whole => {}
-            Return::Empty => self.rooms.clear(),
-            Return::Older => {
-                if !self.copies.is_empty() {
-                    let at = prng.below(self.copies.len() as u64) as usize;
-                    self.rooms = self.copies[at].clone();
-                }
-            }
-        }
-        for (name, room) in &mut self.rooms {
-            room.fence = (self.lines.iter())
-                .filter(|(_, line)| !line.is_cut && line.wanted.contains(name))
-                .map(|(node, _)| *node)
-                .collect();
-        }
-    }
-
-    /// Somebody empties it while all are connected.
-    pub(super) fn flush(&mut self) {
-        self.rooms.clear();
-    }
-
-    /// A replica has what is there now, and may be late with what follows.
-    pub(super) fn copy(&mut self) {
-        self.copies.push(self.rooms.clone());
-        if self.copies.len() > 3 {
-            self.copies.remove(0);
-        }
-    }
-
-    fn break_all(&mut self, prng: &mut Prng) {
-        let nodes: Vec<NodeId> = self.lines.keys().copied().collect();
-        for node in nodes {
-            self.lose_answers(node, prng);
-            self.lose_feed(node, prng);
-        }
-    }
-
-    /// A node can reach nothing, or can again.
-    pub(super) fn cut(&mut self, node: NodeId, is_cut: bool, prng: &mut Prng) {
-        if is_cut {
-            self.lose_answers(node, prng);
-            self.lose_feed(node, prng);
-        }
-        if let Some(line) = self.lines.get_mut(&node) {
-            line.is_cut = is_cut;
-        }
-        self.lift_fences();
-    }
-
-    /// The connection for requests breaks: what was carried out and not answered is asked again.
-    pub(super) fn lose_answers(&mut self, node: NodeId, prng: &mut Prng) {
-        let line = self.lines.get_mut(&node).expect("a node that lives");
-        let arrived = prng.below(line.answers.len() as u64 + 1) as usize;
-        let lost = line.answers.split_off(arrived);
-        let mut again = VecDeque::new();
-        for answer in lost {
-            match answer.to {
-                Some(waiting) => again.push_back(Waiting {
-                    is_doubtful: true,
-                    ..waiting
-                }),
-                None => line.answers.push_back(answer),
-            }
-        }
-        again.append(&mut line.waiting);
-        line.waiting = again;
-        line.say_available(false);
-    }
-
-    /// The connection that tells breaks: what is on it does not arrive.
-    pub(super) fn lose_feed(&mut self, node: NodeId, prng: &mut Prng) {
-        let line = self.lines.get_mut(&node).expect("a node that lives");
-        if !line.has_feed {
-            return;
-        }
-        let arrives = prng.below(line.feed.len() as u64 + 1) as usize;
-        line.feed.truncate(arrives);
-        line.feed.push_back(Event::FeedLost);
-        line.told.clear();
-        line.heard.clear();
-        line.has_feed = false;
-    }
-
-    /// Connections that broke are there again.
-    pub(super) fn reconnect(&mut self, node: NodeId, prng: &mut Prng) {
-        let is_away = self.is_away;
-        let line = self.lines.get_mut(&node).expect("a node that lives");
-        if is_away || line.is_cut {
-            return;
-        }
-        line.say_available(true);
-        if line.has_feed {
-            return;
-        }
-        line.has_feed = true;
-        // Rooms that are wanted are followed again, in any order; of what was wished for before,
-        // nothing is left to do.
-        line.wishes.clear();
-        let mut wanted: Vec<RoomName> = line.wanted.iter().cloned().collect();
-        while !wanted.is_empty() {
-            let at = prng.below(wanted.len() as u64) as usize;
-            line.wishes.push_back((wanted.swap_remove(at), true));
-        }
-    }
-
     // Its work.
 
     /// Carries out one wish or request of a node, if it may. Returns whether there was one.
-    pub(super) fn carry_out(&mut self, node: NodeId, now: Now, prng: &mut Prng) -> bool {
+    pub(crate) fn carry_out(&mut self, node: NodeId, now: Now, prng: &mut Prng) -> bool {
         let is_away = self.is_away;
         let Some(line) = self.lines.get_mut(&node) else {
             return false;
@@ -583,7 +383,7 @@ impl Broker {
     }
 
     /// Somebody of a newer version publishes, in a form that nobody here can read.
-    pub(super) fn append_unreadable(
+    pub(crate) fn append_unreadable(
         &mut self,
         name: &RoomName,
         text: &str,
@@ -662,7 +462,7 @@ impl Broker {
     }
 
     /// Nobody waits for a node that is gone, is cut off, or follows no more.
-    fn lift_fences(&mut self) {
+    pub(crate) fn lift_fences(&mut self) {
         let lines = &self.lines;
         for (name, room) in &mut self.rooms {
             room.fence.retain(|node| {
@@ -676,13 +476,13 @@ impl Broker {
     // What arrives.
 
     /// The next answer for a node arrives.
-    pub(super) fn deliver_answer(&mut self, node: NodeId) -> Option<(usize, Event)> {
+    pub(crate) fn deliver_answer(&mut self, node: NodeId) -> Option<(usize, Event)> {
         let answer = self.lines.get_mut(&node)?.answers.pop_front()?;
         Some((answer.shard, answer.event))
     }
 
     /// The next that a node is told arrives; `None` for the shard stands for all of them.
-    pub(super) fn deliver_feed(&mut self, node: NodeId) -> Option<(Option<usize>, Event)> {
+    pub(crate) fn deliver_feed(&mut self, node: NodeId) -> Option<(Option<usize>, Event)> {
         let run = self.run;
         let line = self.lines.get_mut(&node)?;
         let event = line.feed.pop_front()?;
@@ -701,192 +501,14 @@ impl Broker {
 
     // What the test asks.
 
-    pub(super) fn top(&self, name: &str) -> Option<Position> {
+    pub(crate) fn top(&self, name: &str) -> Option<Position> {
         let name = RoomName::new(name).expect("a good name");
         self.rooms.get(&name).map(Room::position)
     }
 
-    pub(super) fn online(&self, name: &str, now: Now) -> u64 {
+    pub(crate) fn online(&self, name: &str, now: Now) -> u64 {
         let name = RoomName::new(name).expect("a good name");
         self.rooms.get(&name).map_or(0, |room| room.online(now))
-    }
-}
-
-impl Line {
-    fn say_available(&mut self, is_available: bool) {
-        if std::mem::replace(&mut self.is_available, is_available) == is_available {
-            return;
-        }
-        for shard in 0..self.shards {
-            self.answers.push_back(Answer {
-                shard,
-                event: Event::Availability(is_available),
-                to: None,
-            });
-        }
-    }
-
-    /// What must not be sent any more is answered.
-    fn give_up(&mut self, now: Now) -> bool {
-        let mut late = Vec::new();
-        self.waiting.retain(|waiting| {
-            let is_late = matches!(&waiting.request,
-                Request::Append { deadline, .. } if *deadline < now.instant);
-            if is_late {
-                late.push(waiting.clone());
-            }
-            !is_late
-        });
-        for waiting in &late {
-            let Request::Append { shared, .. } = &waiting.request else {
-                continue;
-            };
-            let number = shared.token.number;
-            let outcome = Err(match waiting.is_doubtful {
-                true => Failure::Unknown,
-                false => Failure::Unavailable,
-            });
-            self.answers.push_back(Answer {
-                shard: (number >> 48) as usize,
-                event: Event::Appended { number, outcome },
-                to: None,
-            });
-        }
-        !late.is_empty()
-    }
-
-    /// A wish that no earlier one of its room stands before.
-    fn pick_wish(&self, prng: &mut Prng) -> Option<usize> {
-        let mut seen = BTreeSet::new();
-        let free: Vec<usize> = (self.wishes.iter().enumerate())
-            .filter(|(_, (room, _))| seen.insert(room))
-            .map(|(at, _)| at)
-            .collect();
-        if free.is_empty() {
-            return None;
-        }
-        Some(free[prng.below(free.len() as u64) as usize])
-    }
-}
-
-impl Room {
-    fn new(epoch: Epoch, run: u64, now: Now) -> Self {
-        Self {
-            epoch,
-            top: 0,
-            kept: VecDeque::new(),
-            first: 1,
-            complete_since_ms: now.unix_ms,
-            tokens: BTreeMap::new(),
-            keys: BTreeMap::new(),
-            counts: BTreeMap::new(),
-            run,
-            fence: BTreeSet::new(),
-        }
-    }
-
-    fn position(&self) -> Position {
-        Position {
-            epoch: self.epoch,
-            offset: Offset(self.top),
-        }
-    }
-
-    fn online(&self, now: Now) -> u64 {
-        let counts = self.counts.values();
-        counts
-            .filter(|(_, _, until)| now.unix_ms < *until)
-            .map(|(count, _, _)| u64::from(*count))
-            .sum()
-    }
-
-    /// Whether another node has members who watch.
-    fn is_watched(&self, node: NodeId, now: Now) -> bool {
-        self.counts
-            .iter()
-            .any(|(other, (_, watches, until))| *other != node && *watches && now.unix_ms < *until)
-    }
-
-    /// Whether it is what it must be for one who knows it up to there.
-    fn continues(&self, known: &Known, run: u64) -> bool {
-        if known.position.epoch != self.epoch {
-            // An epoch that was over, and has come back with an older copy, cannot go on.
-            return self.run == run;
-        }
-        let at = known.position.offset.0;
-        let other = |token: Token| {
-            let position = self.tokens.get(&token);
-            at > 0 && position != Some(&known.position)
-        };
-        at <= self.top && !known.token.is_some_and(other)
-    }
-
-    fn trim(&mut self, keeps: &Keeps, now: Now) {
-        let ttl_ms = keeps.ttl.as_millis() as u64;
-        let bytes = |one: &Numbered| {
-            let shared = one.shared.as_ref();
-            shared.map_or(0, |shared| shared.payload.bytes().len())
-        };
-        loop {
-            let bytes_len: usize = self.kept.iter().map(bytes).sum();
-            let is_over = self.kept.len() > keeps.publications_max || bytes_len > keeps.bytes_max;
-            let Some(oldest) = self.kept.front() else {
-                return;
-            };
-            if !is_over && oldest.unix_ms + ttl_ms > now.unix_ms {
-                return;
-            }
-            self.first = oldest.offset.0 + 1;
-            self.complete_since_ms = self.complete_since_ms.max(oldest.unix_ms);
-            self.kept.pop_front();
-        }
-    }
-}
-
-impl Log {
-    fn note(&mut self, name: &RoomName, position: Position, shared: &Shared, is_readable: bool) {
-        let at = (name.to_string(), position.epoch.to_string());
-        let offsets = self.epochs.entry(at.clone()).or_default();
-        let index = position.offset.0 as usize - 1;
-        assert!(index <= offsets.len(), "the broker leaves no hole");
-        if index == offsets.len() {
-            offsets.push(Vec::new());
-        } else if self
-            .told
-            .get(&at)
-            .is_some_and(|told| *told >= position.offset.0)
-        {
-            self.torn.insert(at.clone());
-        }
-        let payload = shared.payload.bytes().to_vec();
-        let place = Place {
-            room: at.0,
-            epoch: at.1,
-            offset: position.offset.0,
-        };
-        self.places.entry(payload.clone()).or_default().push(place);
-        offsets[index].push(Logged {
-            payload,
-            token: shared.token,
-            conn: shared.conn,
-            is_kept: shared.is_kept,
-            is_readable,
-        });
-    }
-
-    fn note_told(&mut self, name: &RoomName, position: Position) {
-        let at = (name.to_string(), position.epoch.to_string());
-        let told = self.told.entry(at).or_default();
-        *told = (*told).max(position.offset.0);
-    }
-
-    /// What had an offset; the last one counts.
-    pub(super) fn at(&self, room: &str, epoch: &str, offset: u64) -> &[Logged] {
-        let at = (room.to_owned(), epoch.to_owned());
-        let index = offset.checked_sub(1).map(|index| index as usize);
-        (self.epochs.get(&at).zip(index))
-            .and_then(|(offsets, index)| offsets.get(index))
-            .map_or(&[], Vec::as_slice)
     }
 }
 

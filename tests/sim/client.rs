@@ -2,96 +2,135 @@
 //! and the hub. Its WebSocket code is its own, so that it cannot share a mistake with the server.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Read as _;
 use std::net::SocketAddr;
 
-use roomcast::base::{ConnId, Prng};
+use roomcast::base::{CloseReason, ConnId, Prng};
 
-/// What a client is there for.
-#[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) rooms: Vec<String>,
-    pub(super) user: Option<String>,
-    pub(super) to: Option<String>,
-    pub(super) json: bool,
-    pub(super) echo: bool,
-    /// Where it was in each of its rooms before: room, epoch, offset.
-    pub(super) since: Vec<(String, String, u64)>,
-    /// How many of the newest publications it wants first.
-    pub(super) last: Option<usize>,
-    /// Connects to `/echo` instead.
-    pub(super) is_echo_endpoint: bool,
-}
+use super::commands::Commands;
+use super::http::Exchanges;
+use super::node::Admission;
+use super::plan::{Endpoint, Plan};
 
 /// One message as the client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
-    Message { is_text: bool, payload: Vec<u8> },
+pub(crate) enum Seen {
+    Message {
+        is_text: bool,
+        /// What it unpacked it to, if it was compressed.
+        payload: Vec<u8>,
+        was_compressed: bool,
+    },
     Ping,
     Pong,
-    Close { code: u16 },
+    Close {
+        code: u16,
+    },
 }
 
 /// How far the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
+    /// Nobody has accepted it yet.
+    Waiting,
     /// Its request is sent; the answer has not come whole.
     Asking,
     /// It has seen 101.
     Open,
-    /// It was answered otherwise.
+    /// It was answered otherwise, or dropped unheard.
     Refused,
+    /// It speaks HTTP and nothing else.
+    Plain,
 }
 
-pub(super) struct Client {
-    pub(super) id: ConnId,
-    pub(super) peer: SocketAddr,
-    pub(super) plan: Plan,
-    pub(super) stage: Stage,
+/// A room that the client was made a member of.
+#[derive(Clone, Debug)]
+pub(crate) struct Join {
+    pub(crate) room: String,
+    /// Where the room's log stood.
+    pub(crate) at: usize,
+    /// The offset that the worker said; `None` until it has.
+    pub(crate) offset: Option<u64>,
+    /// From where on all was kept, if that can be known.
+    pub(crate) kept_from: Option<usize>,
+    /// From where on publications are newer than the time that it asked for.
+    pub(crate) newer_from: Option<usize>,
+    /// Where the log stood at the latest when it was taken out again.
+    pub(crate) left_at: Option<usize>,
+    /// It was taken out by the end of the daemon, and by nothing else.
+    pub(crate) was_drained: bool,
+}
+
+impl Join {
+    pub(crate) fn at(room: String, at: usize) -> Self {
+        Self {
+            room,
+            at,
+            offset: None,
+            kept_from: None,
+            newer_from: None,
+            left_at: None,
+            was_drained: false,
+        }
+    }
+}
+
+pub(crate) struct Client {
+    /// [`ConnId::NONE`] until it is accepted.
+    pub(crate) id: ConnId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) plan: Plan,
+    pub(crate) admission: Admission,
+    pub(crate) stage: Stage,
     /// Bytes sent and not yet read by the server.
-    pub(super) upstream: VecDeque<u8>,
+    pub(crate) upstream: VecDeque<u8>,
     /// It has ended its direction.
-    pub(super) has_ended: bool,
+    pub(crate) has_ended: bool,
     /// The transport is broken.
-    pub(super) is_reset: bool,
+    pub(crate) is_reset: bool,
     /// Bytes written by the server and not yet read.
-    pub(super) downstream: VecDeque<u8>,
+    pub(crate) downstream: VecDeque<u8>,
     /// How many of them the kernel holds.
-    pub(super) downstream_max: usize,
+    pub(crate) downstream_max: usize,
     /// The server was refused bytes and waits to hear that there is room.
-    pub(super) awaits_room: bool,
+    pub(crate) awaits_room: bool,
     /// The server was refused bytes at some time.
-    pub(super) was_refused: bool,
+    pub(crate) was_refused: bool,
     /// It reads nothing.
-    pub(super) is_stalled: bool,
+    pub(crate) is_stalled: bool,
     /// The server has told its shell not to read.
-    pub(super) is_paused: bool,
-    /// The server has closed the socket.
-    pub(super) is_gone: bool,
+    pub(crate) is_paused: bool,
+    /// The server has seen the end of its direction.
+    pub(crate) is_heard_out: bool,
+    /// The server has closed the socket, and why.
+    pub(crate) farewell: Option<CloseReason>,
     /// The server has ended its direction.
-    pub(super) server_has_ended: bool,
-    /// Whether it has broken a rule, so that nothing more is expected of it.
-    pub(super) is_abusive: bool,
-    pub(super) has_sent_close: bool,
+    pub(crate) server_has_ended: bool,
+    /// What it may be closed with for having broken a rule; nothing more is expected of it.
+    pub(crate) abuse: Option<&'static [u16]>,
+    pub(crate) has_sent_close: bool,
     /// Received and not yet understood.
     input: Vec<u8>,
     /// Messages sent, as unique texts.
-    pub(super) sent: Vec<String>,
-    pub(super) seen: Vec<Seen>,
-    /// Where each room's log stood when it joined; by room.
-    pub(super) joined_at: Vec<(String, usize)>,
+    pub(crate) sent: Vec<String>,
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) joins: Vec<Join>,
     /// Where the rooms' logs stood when the daemon, ending, closed it: all before that it is owed.
-    pub(super) drained_at: Option<BTreeMap<String, usize>>,
+    pub(crate) drained_at: Option<BTreeMap<String, usize>>,
     /// The daemon was ending when it came.
-    pub(super) is_late: bool,
+    pub(crate) is_late: bool,
+    pub(crate) commands: Commands,
+    pub(crate) exchanges: Exchanges,
 }
 
 impl Client {
-    pub(super) fn new(id: ConnId, peer: SocketAddr, plan: Plan, prng: &mut Prng) -> Self {
+    pub(crate) fn new(peer: SocketAddr, plan: Plan, prng: &mut Prng) -> Self {
+        let request = plan.request();
         let mut client = Self {
-            id,
+            id: ConnId::NONE,
             peer,
-            plan,
-            stage: Stage::Asking,
+            admission: Admission::Dropped,
+            stage: Stage::Waiting,
             upstream: VecDeque::new(),
             has_ended: false,
             is_reset: false,
@@ -101,60 +140,46 @@ impl Client {
             was_refused: false,
             is_stalled: false,
             is_paused: false,
-            is_gone: false,
+            is_heard_out: false,
+            farewell: None,
             server_has_ended: false,
-            is_abusive: false,
+            abuse: None,
             has_sent_close: false,
             input: Vec::new(),
             sent: Vec::new(),
             seen: Vec::new(),
-            joined_at: Vec::new(),
+            joins: Vec::new(),
             drained_at: None,
             is_late: false,
+            commands: Commands::default(),
+            exchanges: Exchanges::default(),
+            plan,
         };
-        let request = client.request();
         client.upstream.extend(request.as_bytes());
+        if client.plan.endpoint == Endpoint::Commands {
+            let token = client.plan.token.as_ref();
+            let connect = client.commands.connect(token.map(|token| &*token.text));
+            client.send_frame(0x81, connect.as_bytes(), [1, 2, 3, 4]);
+        }
         client
     }
 
-    fn request(&self) -> String {
-        let plan = &self.plan;
-        let target = if plan.is_echo_endpoint {
-            "/echo".to_owned()
-        } else {
-            let mut query: Vec<String> = plan
-                .rooms
-                .iter()
-                .map(|room| format!("room={}", room.replace('#', "%23")))
-                .collect();
-            query.extend(plan.user.iter().map(|user| format!("user={user}")));
-            query.extend(plan.to.iter().map(|user| format!("to={user}")));
-            if plan.json {
-                query.push("format=json".into());
-            }
-            for (room, epoch, offset) in &plan.since {
-                let room = room.replace('#', "%23");
-                query.push(format!("since={room}@{epoch}.{offset}"));
-            }
-            query.extend(plan.last.map(|count| format!("last={count}")));
-            if !plan.echo {
-                query.push("echo=0".into());
-            }
-            format!("/ws?{}", query.join("&"))
-        };
-        format!(
-            "GET {target} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
+    /// Whether its socket is the server's.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.stage != Stage::Waiting && self.farewell.is_none()
     }
 
     /// Whether it still sends and what it sends is read.
-    pub(super) fn is_sending(&self) -> bool {
-        !(self.has_ended || self.is_reset || self.is_gone || self.has_sent_close || self.is_abusive)
+    pub(crate) fn is_sending(&self) -> bool {
+        !(self.has_ended
+            || self.is_reset
+            || self.farewell.is_some()
+            || self.has_sent_close
+            || self.abuse.is_some())
     }
 
     /// Whether it is a WebSocket that neither side has begun to end.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.stage == Stage::Open
             && self.is_sending()
             && !self.server_has_ended
@@ -162,12 +187,23 @@ impl Client {
     }
 
     /// Whether nothing that it is owed may be missing.
-    pub(super) fn must_have_all(&self) -> bool {
+    pub(crate) fn must_have_all(&self) -> bool {
         self.is_alive() || self.drained_at.is_some()
     }
 
+    /// Whether nothing that it is owed of a room may be missing.
+    pub(crate) fn is_owed_all(&self, join: &Join) -> bool {
+        let is_in = join.left_at.is_none();
+        self.must_have_all() && (is_in || (self.drained_at.is_some() && join.was_drained))
+    }
+
+    /// Whether the server has heard all of it, and then that there is no more.
+    pub(crate) fn was_heard_out(&self) -> bool {
+        self.is_heard_out && !self.is_reset && self.abuse.is_none()
+    }
+
     /// Sends one masked frame.
-    pub(super) fn send_frame(&mut self, first: u8, payload: &[u8], key: [u8; 4]) {
+    pub(crate) fn send_frame(&mut self, first: u8, payload: &[u8], key: [u8; 4]) {
         self.upstream.push_back(first);
         match payload.len() {
             len @ 0..126 => self.upstream.push_back(0x80 | len as u8),
@@ -188,12 +224,14 @@ impl Client {
         self.upstream.extend(masked);
     }
 
-    /// Takes up to `len` bytes from the pipe; returns whether there were any.
-    pub(super) fn read(&mut self, len: usize) -> bool {
+    /// Takes up to `len` bytes from the pipe; returns how many there were.
+    pub(crate) fn read(&mut self, len: usize) -> usize {
         let len = len.min(self.downstream.len());
         self.input.extend(self.downstream.drain(..len));
-        self.understand();
-        len > 0
+        if len > 0 {
+            self.understand();
+        }
+        len
     }
 
     fn understand(&mut self) {
@@ -208,28 +246,86 @@ impl Client {
                 Stage::Refused
             };
         }
-        if self.stage == Stage::Refused {
-            self.input.clear();
-            return;
+        match self.stage {
+            Stage::Refused => self.input.clear(),
+            Stage::Plain => self.exchanges.understand(&mut self.input),
+            _ => self.understand_frames(),
         }
-        while let Some((seen, used)) = decode(&self.input) {
-            self.input.drain(..used);
+    }
+
+    fn understand_frames(&mut self) {
+        let mut used = 0;
+        while let Some((mut seen, len)) = decode(&self.input[used..]) {
+            used += len;
             assert!(
                 !matches!(self.seen.last(), Some(Seen::Close { .. })),
                 "{}: {seen:?} after a close frame",
                 self.id
             );
+            if self.plan.gzip {
+                unpack(&mut seen);
+            }
+            self.answer(&seen);
             self.seen.push(seen);
+        }
+        self.input.drain(..used);
+    }
+
+    /// Does at once what the protocol asks of it.
+    fn answer(&mut self, seen: &Seen) {
+        let mut has_pinged = matches!(seen, Seen::Ping);
+        if self.plan.endpoint == Endpoint::Commands
+            && let Seen::Message {
+                payload, is_text, ..
+            } = seen
+        {
+            assert!(is_text, "{}: JSON in a binary message", self.id);
+            has_pinged = self.commands.understand(payload);
+            if has_pinged && self.is_sending() && !self.plan.is_mute {
+                self.send_frame(0x81, b"{}", [4, 3, 2, 1]);
+            }
+        } else if has_pinged && self.is_sending() && !self.plan.is_mute {
+            self.send_frame(0x8a, b"", [4, 3, 2, 1]);
+        }
+    }
+
+    /// The first join of a room that the worker has not answered.
+    pub(crate) fn join_in_progress(&mut self, room: &str) -> Option<&mut Join> {
+        let mut joins = self.joins.iter_mut();
+        joins.find(|join| join.room == room && join.offset.is_none())
+    }
+
+    /// A room was not joined.
+    pub(crate) fn forget_join(&mut self, room: &str) {
+        let mut joins = self.joins.iter();
+        let place = joins.position(|join| join.room == room && join.offset.is_none());
+        if let Some(place) = place {
+            self.joins.remove(place);
+        }
+    }
+
+    /// It was taken out of a room, which stood at `at` then.
+    pub(crate) fn note_left(&mut self, room: &str, at: usize, was_drained: bool) {
+        let mut joins = self.joins.iter_mut();
+        let join = joins.find(|join| join.room == room && join.left_at.is_none());
+        if let Some(join) = join {
+            join.left_at = Some(at);
+            join.was_drained = was_drained;
         }
     }
 
     /// Whether a frame was begun and not finished.
-    pub(super) fn has_partial_input(&self) -> bool {
+    pub(crate) fn has_partial_input(&self) -> bool {
         !self.input.is_empty()
     }
 
+    /// Whether it was told nothing but to go.
+    pub(crate) fn was_closed_at_once(&self) -> bool {
+        matches!(self.seen[..], [Seen::Close { .. }])
+    }
+
     /// The code it was closed with.
-    pub(super) fn close_code(&self) -> Option<u16> {
+    pub(crate) fn close_code(&self) -> Option<u16> {
         match self.seen.last() {
             Some(Seen::Close { code }) => Some(*code),
             _ => None,
@@ -257,6 +353,7 @@ fn decode(bytes: &[u8]) -> Option<(Seen, usize)> {
         0x81 | 0x82 => Seen::Message {
             is_text: first == 0x81,
             payload,
+            was_compressed: false,
         },
         0x88 => Seen::Close {
             code: payload
@@ -268,4 +365,21 @@ fn decode(bytes: &[u8]) -> Option<(Seen, usize)> {
         _ => panic!("a server frame must not begin with {first:#x}"),
     };
     Some((seen, start + len))
+}
+
+/// Unpacks what is compressed; no content of the simulator begins like gzip.
+fn unpack(seen: &mut Seen) {
+    if let Seen::Message {
+        is_text: false,
+        payload,
+        was_compressed,
+    } = seen
+        && payload.starts_with(&[0x1f, 0x8b])
+    {
+        let mut plain = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&payload[..]);
+        decoder.read_to_end(&mut plain).expect("one gzip member");
+        *payload = plain;
+        *was_compressed = true;
+    }
 }

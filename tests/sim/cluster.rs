@@ -10,18 +10,28 @@ use std::time::Duration;
 use roomcast::base::{Glob, Instant, Limits, Now, Prng, RoomBudget, RoomName};
 use roomcast::cluster::{Event, NodeId};
 use roomcast::exchange::Effect;
-use roomcast::hub::{ProgramCall, ProgramReply};
+use roomcast::hub::{Gate, ProgramCall, ProgramReply};
 use roomcast::shard::RoomShard;
 use roomcast::wire::api::answer::ApiResult;
 use roomcast::wire::api::{ApiCall, ApiCode, Publish};
 use roomcast::wire::frame::Payload;
 
-use super::broker::{Broker, Keeps, Place, Return};
-use super::client::{Client, Plan, Seen, Stage};
-use super::ledger::{Books, Session};
+use super::broker::Broker;
+use super::broker::log::Place;
+use super::broker::room::Keeps;
+use super::client::{Client, Join, Seen, Stage};
+use super::ledger::Session;
 use super::node::Node;
+use super::plan::Plan;
+use super::runner::prng_of;
+use super::trace::say;
 
-pub(super) struct Cluster {
+#[path = "cluster_rest.rs"]
+mod rest;
+#[path = "cluster_trouble.rs"]
+mod trouble;
+
+pub(crate) struct Cluster {
     seed: u64,
     prng: Prng,
     start: Instant,
@@ -29,7 +39,6 @@ pub(super) struct Cluster {
     limits: Limits,
     wait: Duration,
     is_calm: bool,
-    is_traced: bool,
     broker: Broker,
     nodes: Vec<Server>,
     /// Those that have died, with their clients.
@@ -40,24 +49,24 @@ pub(super) struct Cluster {
     acknowledged: Vec<(Vec<u8>, Place)>,
     keyed: BTreeMap<(String, String), Place>,
     last_keyed: Option<ApiCall>,
-    pub(super) figures: Figures,
+    pub(crate) figures: Figures,
 }
 
 /// What has happened, to see that it has.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Figures {
-    pub(super) publications: u64,
-    pub(super) received: u64,
-    pub(super) told_lost: u64,
-    pub(super) restarts: u64,
-    pub(super) insufficient: u64,
-    pub(super) broker_gone: u64,
-    pub(super) resumed: u64,
-    pub(super) torn: u64,
+pub(crate) struct Figures {
+    pub(crate) publications: u64,
+    pub(crate) received: u64,
+    pub(crate) told_lost: u64,
+    pub(crate) restarts: u64,
+    pub(crate) insufficient: u64,
+    pub(crate) broker_gone: u64,
+    pub(crate) resumed: u64,
+    pub(crate) torn: u64,
     /// Offsets of torn epochs that members saw with two contents.
-    pub(super) conflicts: u64,
+    pub(crate) conflicts: u64,
     /// Joins and leaves that were told on more than one node.
-    pub(super) told_widely: u64,
+    pub(crate) told_widely: u64,
 }
 
 impl std::ops::AddAssign for Figures {
@@ -76,9 +85,9 @@ impl std::ops::AddAssign for Figures {
 }
 
 /// One node and what is on its way to it.
-pub(super) struct Server {
+pub(crate) struct Server {
     id: NodeId,
-    pub(super) node: Node,
+    pub(crate) node: Node,
     events: Vec<VecDeque<Event>>,
     /// Calls that are not answered.
     open_calls: BTreeMap<u64, ApiCall>,
@@ -86,8 +95,8 @@ pub(super) struct Server {
 }
 
 impl Cluster {
-    pub(super) fn new(seed: u64, is_traced: bool) -> Self {
-        let mut prng = Prng::new(seed);
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut prng = prng_of(seed, u32::MAX);
         let one_of =
             |prng: &mut Prng, values: &[usize]| values[prng.below(values.len() as u64) as usize];
         let is_calm = prng.below(3) == 0;
@@ -139,7 +148,6 @@ impl Cluster {
             limits,
             wait: Duration::from_secs(2),
             is_calm,
-            is_traced,
             broker,
             nodes: Vec::new(),
             dead: Vec::new(),
@@ -156,27 +164,30 @@ impl Cluster {
         cluster
     }
 
-    /// Runs `steps` steps, then brings everything back, lets it come to rest and balances the books.
-    pub(super) fn run(&mut self, steps: usize) {
+    /// Does these steps, then brings everything back, lets it come to rest and balances the books.
+    pub(crate) fn run(&mut self, steps: &[u32]) {
         for at in 0..self.nodes.len() {
             for _ in 0..3 {
                 self.connect(at);
             }
         }
-        for step in 0..steps {
+        for step in steps {
+            self.begin_step(*step);
             let choice = self.prng.below(100);
-            if self.is_traced {
-                eprintln!(
-                    "seed {} step {step}: choice {choice} at {:?}",
-                    self.seed, self.elapsed
-                );
-            }
             self.step(choice);
             self.check();
         }
+        self.begin_step(u32::MAX - 1);
         self.settle();
         self.balance();
         self.end();
+    }
+
+    /// Draws all that a step needs from its own generator.
+    fn begin_step(&mut self, step: u32) {
+        self.prng = prng_of(self.seed, step);
+        let elapsed = self.elapsed;
+        say(|| format!("step {step} at {elapsed:?}"));
     }
 
     fn now(&self) -> Now {
@@ -202,7 +213,14 @@ impl Cluster {
                 .collect();
         let name = format!("n{}:", id.0);
         let seed = self.prng.next_u64();
-        let mut node = Node::new(name, &self.limits, now.instant, shards, seed);
+        let mut node = Node::new(
+            name,
+            &self.limits,
+            Gate::default(),
+            now.instant,
+            shards,
+            seed,
+        );
         node.grant_room(now);
         self.broker.add_node(id, shards_len);
         self.nodes.push(Server {
@@ -295,13 +313,11 @@ impl Cluster {
         rooms.dedup();
         let mut plan = Plan {
             rooms,
-            to: None,
-            user: None,
             json: prng.below(2) == 0,
-            echo: prng.below(4) != 0,
-            since: Vec::new(),
+            gzip: prng.below(3) == 0,
+            mutes_own: prng.below(4) == 0,
             last: (prng.below(5) == 0).then(|| prng.below(12) as usize),
-            is_echo_endpoint: false,
+            ..Plan::default()
         };
         for _ in 0..self.prng.below(4) {
             if let Some(resume) = self.plan_to_resume() {
@@ -443,9 +459,8 @@ impl Cluster {
             let Some(event) = server.events[worker].pop_front() else {
                 break;
             };
-            if self.is_traced {
-                eprintln!("  node {} shard {worker}: {event:?}", server.id.0);
-            }
+            let id = server.id.0;
+            say(|| format!("node {id} worker {worker} hears {event:?}"));
             server.node.shards[worker].handle_event(now, event);
             server.node.shards[worker].check_invariants();
         }
@@ -457,9 +472,8 @@ impl Cluster {
     fn ask_broker(&mut self, at: usize, worker: usize) {
         let server = &mut self.nodes[at];
         while let Some(request) = server.node.shards[worker].poll_request() {
-            if self.is_traced {
-                eprintln!("  node {} asks: {request:?}", server.id.0);
-            }
+            let id = server.id.0;
+            say(|| format!("node {id} worker {worker} asks {request:?}"));
             self.broker.ask(server.id, request);
         }
     }
@@ -499,8 +513,8 @@ impl Cluster {
             {
                 let mut clients = server.node.clients.iter_mut();
                 if let Some(client) = clients.find(|client| client.id == *conn) {
-                    let at = (room.to_string(), offset.0 as usize);
-                    client.joined_at.push(at);
+                    let join = Join::at(room.to_string(), offset.0 as usize);
+                    client.joins.push(join);
                 }
             }
             if !server.node.apply(now, 1) {
@@ -537,60 +551,8 @@ impl Cluster {
     fn expire(&mut self) {
         let now = self.now();
         for server in &mut self.nodes {
-            server.node.hub.handle_timeout(now, usize::MAX);
-            server.node.hand_over();
-            server.node.resume();
+            server.node.expire(now, usize::MAX);
         }
-    }
-
-    // What goes wrong.
-
-    fn make_trouble(&mut self, at: usize) {
-        let node = self.nodes[at].id;
-        let choice = self.prng.below(30);
-        if self.is_traced {
-            eprintln!("  trouble {choice} at node {}", node.0);
-        }
-        let now = self.now();
-        let prng = &mut self.prng;
-        match choice {
-            0..3 => self.broker.lose_feed(node, prng),
-            3..6 => self.broker.lose_answers(node, prng),
-            6..10 => self.broker.reconnect(node, prng),
-            10 => {
-                let is_heard = prng.below(2) == 0;
-                self.broker.go_away(is_heard, prng);
-            }
-            11..14 => self.broker.go_on(),
-            14 => self.broker.restart(Return::Whole, prng),
-            15 => self.broker.cut(node, true, prng),
-            16 | 17 => self.broker.cut(node, false, prng),
-            18 => self.kill(at),
-            // The rest loses data.
-            _ if self.is_calm => {}
-            19 | 24 | 25 => self.broker.copy(),
-            20 | 26 | 27 => self.broker.restart(Return::Older, prng),
-            21 if prng.below(3) == 0 => self.broker.restart(Return::Empty, prng),
-            22 if prng.below(3) == 0 => self.broker.flush(),
-            23 => {
-                let name = RoomName::new("room:1").expect("a good name");
-                self.calls += 1;
-                let text = format!("<new/{}>", self.calls);
-                self.broker.append_unreadable(&name, &text, now, prng);
-            }
-            _ => {}
-        }
-    }
-
-    /// A node dies; a new one takes its place.
-    fn kill(&mut self, at: usize) {
-        let now = self.now();
-        let mut server = self.nodes.remove(at);
-        self.broker.remove_node(server.id, now, &mut self.prng);
-        server.is_dead = true;
-        server.events.clear();
-        self.dead.push(server);
-        self.start_node();
     }
 
     // What must hold.
@@ -614,190 +576,25 @@ impl Cluster {
             );
         }
     }
-
-    // The end.
-
-    /// Lets all be done that can be done, until `span` has passed and nothing moves.
-    fn rest(&mut self, span: Duration) {
-        let until = self.elapsed + span;
-        for _ in 0..20_000 {
-            let now = self.now();
-            let mut is_moving = false;
-            for at in 0..self.nodes.len() {
-                is_moving |= self.turn(at, now);
-            }
-            self.check();
-            if is_moving {
-                self.elapsed += Duration::from_millis(1);
-            } else if self.elapsed >= until {
-                return;
-            } else {
-                self.elapsed += Duration::from_millis(250);
-            }
-            self.expire();
-        }
-        panic!("the cluster does not come to rest");
-    }
-
-    fn turn(&mut self, at: usize, now: Now) -> bool {
-        let mut is_moving = false;
-        let server = &mut self.nodes[at];
-        for index in 0..server.node.clients.len() {
-            is_moving |= server.node.read_by_server(now, index, usize::MAX);
-            let before = server.node.clients[index].downstream.len();
-            server.node.read_by_client(index, usize::MAX);
-            is_moving |= before != server.node.clients[index].downstream.len();
-        }
-        let id = server.id;
-        while self.broker.carry_out(id, now, &mut self.prng) {
-            is_moving = true;
-        }
-        is_moving |= self.deliver(at, u64::MAX, true);
-        is_moving |= self.deliver(at, u64::MAX, false);
-        for worker in 0..self.nodes[at].events.len() {
-            is_moving |= !self.nodes[at].events[worker].is_empty();
-            is_moving |= !self.nodes[at].node.jobs[worker].is_empty();
-            self.hear(at, worker, usize::MAX);
-            self.work(at, worker, usize::MAX);
-        }
-        is_moving |= self.broker.is_asked(id);
-        is_moving |= self.apply(at, usize::MAX);
-        let node = &mut self.nodes[at].node;
-        is_moving |= node.flush_one(now);
-        node.flush_all(now);
-        is_moving
-    }
-
-    fn settle(&mut self) {
-        for server in &mut self.nodes {
-            for client in &mut server.node.clients {
-                client.is_stalled = false;
-            }
-        }
-        if self.prng.below(2) == 0 {
-            // Who comes to a node that knows nothing yet, and cannot ask, is not left waiting.
-            self.broker.go_away(true, &mut self.prng);
-            self.kill(0);
-            for _ in 0..3 {
-                self.connect(self.nodes.len() - 1);
-            }
-        }
-        // Whatever the broker does, everybody is answered in time. What has waited for a place among
-        // the jobs waits once more.
-        self.rest(5 * self.wait + Duration::from_secs(1));
-        for server in &self.nodes {
-            assert!(
-                server.open_calls.is_empty(),
-                "node {}: calls without an answer: {:?}",
-                server.id.0,
-                server.open_calls
-            );
-            for (index, client) in server.node.clients.iter().enumerate() {
-                let is_asking = client.stage == Stage::Asking && client.is_sending();
-                assert!(!is_asking, "node {} client {index} waits", server.id.0);
-            }
-        }
-        self.broker.go_on();
-        self.broker.lost_one_in = 0;
-        let nodes: Vec<NodeId> = self.nodes.iter().map(|server| server.id).collect();
-        for node in nodes {
-            self.broker.cut(node, false, &mut self.prng);
-            self.broker.reconnect(node, &mut self.prng);
-        }
-        self.rest(Duration::from_secs(45));
-        assert!(self.broker.is_quiet(), "something is not delivered");
-    }
-
-    fn balance(&mut self) {
-        let mut books = Books::new(&self.broker, self.is_calm, &self.limits);
-        for server in self.nodes.iter().chain(&self.dead) {
-            for index in 0..server.node.clients.len() {
-                books.add(server, index);
-            }
-        }
-        books.balance();
-        let figures = books.figures;
-        for (payload, place) in &self.acknowledged {
-            let places = self
-                .broker
-                .log
-                .places
-                .get(payload)
-                .map_or(&[][..], Vec::as_slice);
-            assert!(places.contains(place));
-            assert!(
-                !self.is_calm || places.len() == 1,
-                "acknowledged, and there twice: {places:?}"
-            );
-        }
-        let now = self.now();
-        for room in ROOMS {
-            let members: usize = (self.nodes.iter())
-                .flat_map(|server| &server.node.clients)
-                .filter(|client| client.is_alive() && client.plan.rooms.iter().any(|of| of == room))
-                .count();
-            assert_eq!(self.broker.online(room, now), members as u64, "{room}");
-        }
-        let mut nodes_told = BTreeMap::new();
-        for server in self.nodes.iter().chain(&self.dead) {
-            for change in &server.node.told_changes {
-                *nodes_told.entry(change).or_insert(0) += 1;
-            }
-        }
-        let told_widely = nodes_told.values().filter(|nodes| **nodes > 1).count();
-        self.figures = Figures {
-            told_widely: told_widely as u64,
-            resumed: self.figures.resumed,
-            publications: self.broker.log.places.len() as u64,
-            torn: self.broker.log.torn.len() as u64,
-            ..figures
-        };
-    }
-
-    /// Everybody leaves; nothing may stay behind.
-    fn end(&mut self) {
-        for server in &mut self.nodes {
-            for client in &mut server.node.clients {
-                client.has_ended = true;
-            }
-        }
-        self.rest(Duration::from_secs(60));
-        for server in &self.nodes {
-            assert_eq!(
-                server.node.hub.connections_len(),
-                0,
-                "connections stay behind"
-            );
-            let rooms = server.node.shards.iter().map(RoomShard::rooms_len);
-            assert_eq!(rooms.sum::<usize>(), 1, "more than the room of nodes stays");
-            for shard in &server.node.shards {
-                assert_eq!(shard.open_jobs(), 0, "jobs stay behind");
-            }
-        }
-        let now = self.now();
-        for room in ROOMS {
-            assert_eq!(self.broker.online(room, now), 0, "{room}");
-        }
-    }
 }
 
 impl Server {
     /// Whether a client is still served.
-    pub(super) fn serves(&self, client: &Client) -> bool {
+    pub(crate) fn serves(&self, client: &Client) -> bool {
         !self.is_dead && client.is_alive()
     }
 
-    pub(super) fn name(&self, index: usize) -> String {
+    pub(crate) fn name(&self, index: usize) -> String {
         format!("node {} client {index}", self.id.0)
     }
 
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.id.0
     }
 }
 
 /// What a client was sent, pings and the like aside.
-pub(super) fn payloads(client: &Client) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn payloads(client: &Client) -> impl Iterator<Item = &[u8]> {
     client.seen.iter().filter_map(|seen| match seen {
         Seen::Message { payload, .. } => Some(&payload[..]),
         _ => None,

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::World;
+use crate::client::Client;
+use crate::trace::say;
 
 impl World {
-    /// Runs `steps` steps, and then ends the node: its clients talk on, leave and come while it closes
+    /// Does these steps, and then ends the node: its clients talk on, leave and come while it closes
     /// one after the other. Balances the books of all, those included that were closed on the way:
     /// each was owed whatever was distributed before its close.
-    pub(crate) fn run_and_drain(&mut self, steps: usize) {
-        let now = self.now();
-        self.node.grant_room(now);
-        for _ in 0..steps {
+    pub(crate) fn run_and_drain(&mut self, steps: &[u32]) {
+        self.begin();
+        for step in steps {
             // All but the last, which may end the node.
-            let choice = self.prng.below(99);
-            self.step(choice);
-            self.check();
+            self.take_step(*step, 99);
         }
+        self.begin_step(u32::MAX - 1);
         self.settle();
         self.drain();
         self.balance();
@@ -32,33 +32,44 @@ impl World {
         self.is_shut_down = true;
         let candidates = self.candidates();
         let now = self.now();
+        say(|| "the node begins to end".into());
         self.node.hub.handle_shutdown(now);
+        self.assert_paced(begun, websockets, usize::MAX);
+        left_alone += self.note_drained(candidates);
         self.assert_paced(begun, websockets, left_alone);
-        self.note_drained(candidates);
         while !self.node.hub.is_drained() {
             let before = self.node.hub.counters().websockets;
             for _ in 0..self.prng.below(8) {
-                match self.prng.below(10) {
-                    0 => self.connect(),
+                match self.prng.below(11) {
+                    0 => self.come(),
                     1 => self.node.toggle_stall(&mut self.prng),
                     2 => self.call(),
-                    3 => self.node.leave(&mut self.prng),
-                    _ => self.node.speak(&mut self.prng),
+                    3 => self.leave(),
+                    4 => self.control(),
+                    _ => self.speak(),
                 }
             }
             self.deliver();
             // Those who have left, were slow or were disconnected by a back end.
             left_alone += before - self.node.hub.counters().websockets;
+            left_alone += self.outsiders();
             let candidates = self.candidates();
             self.elapsed += Duration::from_millis(self.prng.below(span.as_millis() as u64 / 5 + 2));
             let now = self.now();
-            self.node.hub.handle_timeout(now, usize::MAX);
-            self.node.hand_over();
-            self.node.resume();
+            self.node.expire(now, usize::MAX);
             self.check();
+            self.assert_paced(begun, websockets, usize::MAX);
+            left_alone += self.note_drained(candidates);
             self.assert_paced(begun, websockets, left_alone);
-            self.note_drained(candidates);
         }
+    }
+
+    /// How many are there who may be closed for another reason without a word.
+    fn outsiders(&self) -> usize {
+        let is_outsider = |client: &&Client| {
+            client.is_accepted() && client.plan.is_websocket() && !client.is_alive()
+        };
+        self.node.clients.iter().filter(is_outsider).count()
     }
 
     /// Of those who are left, as many are open as there is time left, and no more than there were.
@@ -83,12 +94,9 @@ impl World {
     }
 
     /// Every client that is alive now, with where the rooms' logs stand.
-    fn candidates(&self) -> Vec<(usize, BTreeMap<String, usize>)> {
-        let lens: BTreeMap<String, usize> = self
-            .log
-            .iter()
-            .map(|(room, entries)| (room.clone(), entries.len()))
-            .collect();
+    fn candidates(&mut self) -> Vec<(usize, BTreeMap<String, usize>)> {
+        self.closes_only_to_end = true;
+        let lens = self.log.lens();
         let alive = self.node.clients.iter().enumerate();
         alive
             .filter(|(_, client)| client.is_alive())
@@ -97,16 +105,22 @@ impl World {
     }
 
     /// Lets everything be written and read; those who find a close then were closed by the drain.
-    fn note_drained(&mut self, candidates: Vec<(usize, BTreeMap<String, usize>)>) {
+    /// Returns how many were closed for another reason.
+    fn note_drained(&mut self, candidates: Vec<(usize, BTreeMap<String, usize>)>) -> usize {
         self.settle();
+        let mut others = 0;
         for (index, lens) in candidates {
             let client = &mut self.node.clients[index];
             if client.close_code() == Some(3001) && client.drained_at.is_none() {
                 client.drained_at = Some(lens);
                 client.has_ended = true;
+            } else if !client.is_alive() {
+                others += 1;
             }
         }
         self.settle();
+        self.closes_only_to_end = false;
+        others
     }
 
     /// Lets all that was said be numbered and queued for everybody, and writes only what must be.
@@ -118,8 +132,7 @@ impl World {
                 is_moving |= self.node.read_by_server(now, index, usize::MAX);
             }
             for worker in 0..self.node.shards.len() {
-                is_moving |= !self.node.jobs[worker].is_empty();
-                self.work_by(worker, usize::MAX);
+                is_moving |= self.work_by(worker, usize::MAX);
             }
             is_moving |= self.node.apply(now, usize::MAX);
             if self.node.hub.wants_flush() {
@@ -127,10 +140,7 @@ impl World {
             }
             self.node.grant_room(now);
             self.check();
-            let gathers = self.node.shards.iter().any(|shard| {
-                let soon = self.now().instant + Duration::from_secs(1);
-                shard.poll_timeout().is_some_and(|deadline| deadline < soon)
-            });
+            let gathers = self.gathers();
             if !is_moving && !gathers {
                 return;
             }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use roomcast::base::{Delivery, Limits, Position};
 
-use super::broker::{Broker, Log, Logged, Place};
+use super::broker::Broker;
+use super::broker::log::{Log, Logged, Place};
 use super::client::{Client, Stage};
 use super::cluster::{Figures, Server, payloads};
 
@@ -25,7 +26,7 @@ enum Word {
 
 /// What one client saw, by room.
 #[derive(Default)]
-pub(super) struct Session {
+pub(crate) struct Session {
     rooms: BTreeMap<String, Vec<Word>>,
     /// The newest offset and the number of members, as last told.
     beats: BTreeMap<String, (u64, u64)>,
@@ -34,7 +35,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn of(server: &Server, index: usize, log: &Log) -> Self {
+    pub(crate) fn of(server: &Server, index: usize, log: &Log) -> Self {
         let client = &server.node.clients[index];
         let mut session = Self::default();
         for payload in payloads(client) {
@@ -80,7 +81,7 @@ impl Session {
     }
 
     /// From where it would go on: room, epoch, offset.
-    pub(super) fn positions(self) -> Vec<(String, String, u64)> {
+    pub(crate) fn positions(self) -> Vec<(String, String, u64)> {
         let mut positions = Vec::new();
         for (room, words) in self.rooms {
             let mut at = None;
@@ -114,13 +115,13 @@ fn data_of(body: &serde_json::Value) -> Vec<u8> {
     }
 }
 
-pub(super) struct Books<'a> {
+pub(crate) struct Books<'a> {
     broker: &'a Broker,
     is_calm: bool,
     limits: &'a Limits,
     /// By room, epoch and offset, what members saw.
     seen: BTreeMap<(String, String, u64), Vec<u8>>,
-    pub(super) figures: Figures,
+    pub(crate) figures: Figures,
     /// Members that are served, by room.
     members: BTreeMap<String, u64>,
     /// What members were told last: room, offset, members.
@@ -171,7 +172,7 @@ impl Run<'_> {
     /// Its own, which it does not want, or one that was gone before it came, as it was meant to be.
     fn is_excused(&self, one: &Logged, offset: u64) -> bool {
         let is_own = one.conn == self.client.id && one.token.node.0 == self.node;
-        (is_own && !self.client.plan.echo) || (!one.is_kept && offset <= self.joined_at)
+        (is_own && self.client.plan.mutes_own) || (!one.is_kept && offset <= self.joined_at)
     }
 
     /// Where in its epoch what was received stands, with nothing missing that must not be, and all of
@@ -182,9 +183,20 @@ impl Run<'_> {
         until: Option<Position>,
         is_lossy: bool,
     ) -> Option<(String, Vec<u64>)> {
-        let mut cursor = self.cursor;
         let mut offsets = Vec::new();
-        let is_whole = |cursor: Option<u64>, next: u64| {
+        self.fits(self.cursor, got, (until, is_lossy), &mut offsets)
+            .then(|| (self.epoch.clone(), offsets))
+    }
+
+    /// Whether what was received fits behind `cursor`; appends where each stands.
+    fn fits(
+        &self,
+        cursor: Option<u64>,
+        got: &[(&[u8], &[Place])],
+        (until, is_lossy): (Option<Position>, bool),
+        offsets: &mut Vec<u64>,
+    ) -> bool {
+        let is_whole = |next: u64| {
             let begin = cursor.unwrap_or_else(|| self.joined_at.min(next - 1));
             is_lossy
                 || (begin + 1..next).all(|missing| {
@@ -192,22 +204,24 @@ impl Run<'_> {
                     logged.iter().any(|one| self.is_excused(one, missing))
                 })
         };
-        for (_, places) in got {
-            let begin = cursor.unwrap_or(0);
-            // What was tried again after data was lost may be in one epoch twice.
-            let here = places.iter().filter(|place| place.epoch == self.epoch);
-            let later = here.filter(|place| place.offset > begin);
-            let place = later.min_by_key(|place| place.offset)?;
-            if !is_whole(cursor, place.offset) {
-                return None;
+        let Some(((_, places), rest)) = got.split_first() else {
+            return until
+                .is_none_or(|top| top.epoch.as_str() == self.epoch && is_whole(top.offset.0 + 1));
+        };
+        // What was tried again after data was lost may be in one epoch twice.
+        let here = places.iter().filter(|place| place.epoch == self.epoch);
+        let mut later: Vec<u64> = here.map(|place| place.offset).collect();
+        later.retain(|offset| *offset > cursor.unwrap_or(0) && is_whole(*offset));
+        later.sort_unstable();
+        later.into_iter().any(|offset| {
+            let before = offsets.len();
+            offsets.push(offset);
+            let is_fitting = self.fits(Some(offset), rest, (until, is_lossy), offsets);
+            if !is_fitting {
+                offsets.truncate(before);
             }
-            cursor = Some(place.offset);
-            offsets.push(place.offset);
-        }
-        let is_over = until.is_none_or(|top| {
-            top.epoch.as_str() == self.epoch && is_whole(cursor, top.offset.0 + 1)
-        });
-        is_over.then(|| (self.epoch.clone(), offsets))
+            is_fitting
+        })
     }
 
     fn assert_told(&self) {
@@ -225,7 +239,7 @@ impl Run<'_> {
 }
 
 impl<'a> Books<'a> {
-    pub(super) fn new(broker: &'a Broker, is_calm: bool, limits: &'a Limits) -> Self {
+    pub(crate) fn new(broker: &'a Broker, is_calm: bool, limits: &'a Limits) -> Self {
         Self {
             broker,
             is_calm,
@@ -238,7 +252,7 @@ impl<'a> Books<'a> {
     }
 
     /// One client.
-    pub(super) fn add(&mut self, server: &'a Server, index: usize) {
+    pub(crate) fn add(&mut self, server: &'a Server, index: usize) {
         let client = &server.node.clients[index];
         self.add_sent(server, index);
         match client.close_code() {
@@ -266,7 +280,7 @@ impl<'a> Books<'a> {
             let beats = beats.map(|(room, (offset, online))| (room.clone(), *offset, *online));
             self.beats.extend(beats);
         }
-        if !client.plan.echo {
+        if client.plan.mutes_own {
             let own = server.node.prefix_of(index);
             let is_own = |payload: &[u8]| payload.starts_with(own.as_bytes());
             let words = session.rooms.values().flatten();
@@ -432,14 +446,14 @@ impl<'a> Books<'a> {
                 got.push((payload, places));
             }
         }
-        let Some((_, joined_at)) = client.joined_at.iter().find(|(of, _)| of == room) else {
+        let Some(join) = client.joins.iter().find(|join| join.room == room) else {
             assert!(
                 got.is_empty(),
                 "{who} {room}: got something and never joined"
             );
             return;
         };
-        let joined_at = *joined_at as u64;
+        let joined_at = join.at as u64;
         let since = client.plan.since.iter().find(|(of, _, _)| of == room);
         let top = self.broker.top(room);
         let candidates: Vec<&str> = match (since, got.first()) {
@@ -497,7 +511,7 @@ impl<'a> Books<'a> {
     }
 
     /// What cannot be seen from one client alone.
-    pub(super) fn balance(&self) {
+    pub(crate) fn balance(&self) {
         for (room, offset, online) in &self.beats {
             let top = self.broker.top(room).expect("a room with members");
             assert_eq!(

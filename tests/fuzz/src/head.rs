@@ -90,19 +90,24 @@ fn is_token(bytes: &[u8]) -> bool {
 fn naive(bytes: &[u8]) -> Naive {
     let mut rest = bytes;
     let mut lines = Vec::new();
+    let mut is_whole = true;
     loop {
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             return Naive::Partial;
         };
-        // A line may end without CR, and empty lines before the first are passed over
-        // (RFC 9112, section 2.2).
+        // Empty lines before the first are passed over (RFC 9112, section 2.2). A line that ends without
+        // CR is one to some readers and not to others.
         let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+        is_whole &= line.len() < end;
         rest = &rest[end + 1..];
         match (line, lines.is_empty()) {
             (b"", true) => {}
             (b"", false) => break,
             _ => lines.push(line),
         }
+    }
+    if !is_whole {
+        return Naive::Malformed;
     }
     let first: Vec<&[u8]> = lines[0].split(|byte| *byte == b' ').collect();
     let &[method, target, version] = &first[..] else {
