@@ -81,7 +81,7 @@ fn a_delivery_allocates_nothing_in_any_form() {
                     spent
                 });
                 let name = format!("{form:?}, {count} of {len} bytes");
-                println!("{name}: {:?}", many[0]);
+                eprintln!("{name}: {:?}", many[0]);
                 assert_eq!(few, many, "{name}: members cost allocations");
                 for spent in &many {
                     assert_eq!((spent.delivering, spent.turning), (0, 0), "{name}");
@@ -227,7 +227,7 @@ fn the_real_loop_allocates_nothing_for_a_delivery() {
             let input = frames(128, count);
             let few = real_rounds(workers, 4, &input, count);
             let many = real_rounds(workers, 40, &input, count);
-            println!("{workers}, {count} in flight: {many} for {ROUNDS} rounds");
+            eprintln!("{workers}, {count} in flight: {many} for {ROUNDS} rounds");
             assert!(few > 0, "the loop was counted");
             assert_eq!(
                 few, many,

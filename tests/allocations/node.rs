@@ -146,7 +146,7 @@ impl Node {
     pub(crate) fn wait(&mut self, secs: u64, word: &[u8]) -> Spent {
         let mut spent = Spent::default();
         for second in 1..=secs {
-            self.now.instant = self.now.instant + Duration::from_secs(1);
+            self.now.instant += Duration::from_secs(1);
             self.now.unix_ms += 1000;
             if second % SECS_OF_SILENCE == 0 {
                 for &id in &self.members {

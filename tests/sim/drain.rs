@@ -108,17 +108,20 @@ impl World {
     /// Returns how many were closed for another reason.
     fn note_drained(&mut self, candidates: Vec<(usize, BTreeMap<String, usize>)>) -> usize {
         self.settle();
-        let mut others = 0;
+        let indices: Vec<usize> = candidates.iter().map(|(index, _)| *index).collect();
         for (index, lens) in candidates {
             let client = &mut self.node.clients[index];
             if client.close_code() == Some(3001) && client.drained_at.is_none() {
                 client.drained_at = Some(lens);
                 client.has_ended = true;
-            } else if !client.is_alive() {
-                others += 1;
             }
         }
         self.settle();
+        let is_gone = |index: &&usize| {
+            let client = &self.node.clients[**index];
+            client.drained_at.is_none() && !client.is_alive()
+        };
+        let others = indices.iter().filter(is_gone).count();
         self.closes_only_to_end = false;
         others
     }
