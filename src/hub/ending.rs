@@ -65,7 +65,7 @@ impl<S> Hub<S> {
             // What it cannot take is not kept for it. It gets the time of a write to come to the
             // close frame behind what its kernel already holds.
             self.counters.dropped_from_queues += conn.queue.drop_backlog() as u64;
-            if reason == CloseReason::Slow {
+            if reason != CloseReason::WriteTimeout {
                 deadline = deadline.max(now.instant + self.limits.write_timeout);
             }
         }
