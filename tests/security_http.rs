@@ -174,16 +174,19 @@ fn of_every_status(daemon: &Daemon, mark: &str) -> Vec<(SocketAddr, String, u16)
     ]
 }
 
+/// How to start a daemon that asks for tokens and a key, and the files that hold their secrets.
+fn guarded() -> (Start, [SecretFile; 2]) {
+    let [secret, key] = [SecretFile::new(SECRET), SecretFile::new(KEY)];
+    let start = Start::default()
+        .args(&["--token-secret-file", secret.path()])
+        .args(&["--api-key-file", key.path()]);
+    (start, [secret, key])
+}
+
 #[test]
 fn every_answer_tells_browsers_to_keep_it_from_other_pages() {
-    let (secret, key) = (SecretFile::new(SECRET), SecretFile::new(KEY));
-    let files = [
-        "--token-secret-file",
-        secret.path(),
-        "--api-key-file",
-        key.path(),
-    ];
-    let daemon = Daemon::start(&files);
+    let (start, _files) = guarded();
+    let daemon = start.start();
     let mut statuses = BTreeSet::new();
     for (addr, request, status) in of_every_status(&daemon, "x") {
         let answer = http(addr, &request);
@@ -218,16 +221,12 @@ fn every_answer_tells_browsers_to_keep_it_from_other_pages() {
 
 #[test]
 fn nothing_of_a_request_comes_back_in_an_answer_or_gets_into_the_log() {
-    let (secret, key) = (SecretFile::new(SECRET), SecretFile::new(KEY));
-    let files = [
-        "--token-secret-file",
-        secret.path(),
-        "--api-key-file",
-        key.path(),
-    ];
+    let (start, _files) = guarded();
     // Louder than any option, the libraries included.
-    let start = Start::default().args(&files).env("RUST_LOG", "trace");
-    let daemon = start.args(&["--trusted-proxy", "127.0.0.1"]).start();
+    let daemon = start
+        .env("RUST_LOG", "trace")
+        .args(&["--trusted-proxy", "127.0.0.1"])
+        .start();
     let mark = "zxqMARKqxz";
     for (addr, request, _) in of_every_status(&daemon, mark) {
         let answer = http(addr, &request);
@@ -448,14 +447,8 @@ fn the_target_may_name_a_host_and_nothing_hangs_on_it() {
 
 #[test]
 fn cookies_open_nothing() {
-    let (secret, key) = (SecretFile::new(SECRET), SecretFile::new(KEY));
-    let files = [
-        "--token-secret-file",
-        secret.path(),
-        "--api-key-file",
-        key.path(),
-    ];
-    let daemon = Daemon::start(&files);
+    let (start, _files) = guarded();
+    let daemon = start.start();
     let token = signed_token(SECRET, &json!({ "sub": "al" }));
     let cookie = format!("token={token}; X-API-Key={KEY}; Authorization=Bearer {token}");
     let dial = Dial::new(daemon.addr(), "/ws?room=a").header("Cookie", &cookie);
