@@ -183,9 +183,10 @@ const UNLESS_GIVEN: [(&str, &str); 2] = [
 /// Whether no line ends in LF alone. That may be taken for the end of a line (RFC 9112, section 2.2),
 /// but to a proxy that does not do so the next line is a part of this one, and nobody has checked it.
 fn lines_end_in_crlf(head: &[u8]) -> bool {
+    let pairs = head.iter().zip(head.iter().skip(1));
     // Without a way out amid the head, many bytes are looked at together.
-    let is_bare = |pair: &[u8]| pair[1] == b'\n' && pair[0] != b'\r';
-    let has_bare = head.windows(2).fold(false, |has, pair| has | is_bare(pair));
+    let is_bare = |(&before, &byte): (&u8, &u8)| (byte == b'\n') & (before != b'\r');
+    let has_bare = pairs.fold(false, |has, pair| has | is_bare(pair));
     !has_bare && head.first() != Some(&b'\n')
 }
 
