@@ -516,7 +516,7 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
     for line in [
         "--token-secret-file         not set\n",
         "--api-key-file              set\n",
-        "  rooms gone          14.3 MiB  32768 rooms x (255 B name",
+        "  rooms gone          28.4 MiB  65536 rooms x (255 B name",
         "  API bodies         256.0 MiB  256 connections x 1MiB",
         "  API calls           64.0 MiB  in progress",
         "  API answers         64.0 MiB  long ones",

@@ -110,7 +110,8 @@ const AHEAD_ROOM_BYTES_MIN: usize = 1 << 20;
 /// one Redis carries.
 const AHEAD_BYTES_MIN: usize = 32 << 20;
 
-/// Most rooms without members and history whose place is remembered, on all workers together.
+/// Rooms without members and history whose place is remembered, on all workers together: the latest
+/// so many, and at most twice as many.
 pub const GONE_ROOMS_MAX: usize = 32 << 10;
 
 /// Events of the broker of a cluster that wait for a worker.

@@ -35,7 +35,8 @@ const QUEUE_ENTRY_BYTES: u128 = 48;
 /// What a publication takes beside its payload where a room of a cluster was read, in bytes.
 const READ_ENTRY_BYTES: u128 = 256;
 
-/// What the place of a room that has gone takes at most, in bytes: its name, and bookkeeping.
+/// What the place of a room that has gone takes at most, in bytes: its name, and bookkeeping. Twice as
+/// many may be remembered as are promised.
 const GONE_ROOM_BYTES: [u128; 2] = [255, 200];
 
 /// What one remembered idempotency key takes at most, in bytes: the key, the name of its room, and
@@ -182,7 +183,7 @@ fn bounds(config: &Config) -> Vec<Bound> {
         0,
         format!("{queues} queues x {jobs} jobs; their bytes are counted under inbound"),
     );
-    let rooms = wide(GONE_ROOMS_MAX);
+    let rooms = 2 * wide(GONE_ROOMS_MAX);
     let [name, place] = GONE_ROOM_BYTES;
     add(
         "rooms gone",

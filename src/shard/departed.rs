@@ -3,19 +3,22 @@
 //!
 //! Owns: the position of each of the latest such rooms, as many as its bound allows.
 //! Never: keeps a room that exists.
+//!
+//! Two tables take turns. When the newer is full, the older is emptied and takes its place, so what was
+//! remembered longest is forgotten together, nothing says in which order rooms went, and no table
+//! grows for what was taken out of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::mem;
 
 use crate::base::{Position, RoomName};
 use crate::room::history::History;
 
-/// Rooms that have gone.
+/// Rooms that have gone: the latest `rooms_max` of them, and at most twice as many.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
-    rooms: HashMap<RoomName, (Left, u64)>,
-    /// In the order in which they went; some of them have come back since.
-    order: VecDeque<(RoomName, u64)>,
-    last_number: u64,
+    newer: HashMap<RoomName, Left>,
+    older: HashMap<RoomName, Left>,
     rooms_max: usize,
 }
 
@@ -36,7 +39,7 @@ impl Left {
 }
 
 impl Departed {
-    /// At most so many rooms.
+    /// Remembers the latest `rooms_max` rooms.
     pub(super) fn new(rooms_max: usize) -> Self {
         Self {
             rooms_max,
@@ -49,28 +52,24 @@ impl Departed {
         if self.rooms_max == 0 {
             return;
         }
-        self.last_number += 1;
-        self.rooms.insert(name.clone(), (left, self.last_number));
-        self.order.push_back((name.clone(), self.last_number));
-        // Rooms that come and go leave entries behind that mean nothing any more.
-        while self.rooms.len() > self.rooms_max || self.order.len() > 2 * self.rooms_max {
-            let Some((name, number)) = self.order.pop_front() else {
-                break;
-            };
-            if self.rooms.get(&name).is_some_and(|(_, of)| *of == number) {
-                self.rooms.remove(&name);
-            }
+        if self.newer.len() >= self.rooms_max {
+            mem::swap(&mut self.newer, &mut self.older);
+            self.newer.clear();
         }
+        self.older.remove(name);
+        self.newer.insert(name.clone(), left);
     }
 
     /// Where a room stood that has gone.
     pub(super) fn get(&self, name: &RoomName) -> Option<Left> {
-        self.rooms.get(name).map(|(left, _)| *left)
+        let left = self.newer.get(name).or_else(|| self.older.get(name));
+        left.copied()
     }
 
     /// A room comes back.
     pub(super) fn take(&mut self, name: &RoomName) -> Option<Left> {
-        self.rooms.remove(name).map(|(left, _)| left)
+        let left = self.newer.remove(name);
+        left.or_else(|| self.older.remove(name))
     }
 }
 
@@ -96,22 +95,40 @@ mod tests {
     #[test]
     fn the_latest_are_remembered_and_nothing_grows() {
         let mut departed = Departed::new(3);
-        for number in 0..5 {
+        for number in 0..8 {
             departed.add(&room(number), left(number));
         }
-        assert_eq!(departed.take(&room(1)), None, "too long ago");
-        assert_eq!(departed.take(&room(3)), Some(left(3)));
-        assert_eq!(departed.take(&room(3)), None, "it has come back");
-        for round in 0..1000 {
-            departed.add(&room(9), left(round));
-            assert_eq!(departed.take(&room(9)), Some(left(round)));
-            assert!(departed.order.len() <= 6, "{}", departed.order.len());
+        assert_eq!(departed.take(&room(2)), None, "too long ago");
+        for number in 5..8 {
+            assert_eq!(departed.get(&room(number)), Some(left(number)));
         }
-        departed.add(&room(9), left(1));
-        departed.add(&room(9), left(2));
-        assert_eq!(departed.take(&room(9)), Some(left(2)));
+        assert_eq!(departed.take(&room(5)), Some(left(5)));
+        assert_eq!(departed.take(&room(5)), None, "it has come back");
+        departed.add(&room(7), left(1));
+        departed.add(&room(7), left(2));
+        assert_eq!(departed.take(&room(7)), Some(left(2)));
+        assert_eq!(departed.take(&room(7)), None);
         let mut none = Departed::new(0);
         none.add(&room(1), left(1));
         assert_eq!(none.take(&room(1)), None);
+    }
+
+    #[test]
+    fn rooms_that_come_and_go_for_ever_take_no_more() {
+        const ROOMS_MAX: usize = 1000;
+        let mut departed = Departed::new(ROOMS_MAX);
+        for number in 0..100 * ROOMS_MAX as u64 {
+            departed.add(&room(number), left(number));
+            if number % 3 == 0 {
+                departed.take(&room(number - number / 7 % 500));
+            }
+            let [newer, older] = [&departed.newer, &departed.older].map(HashMap::len);
+            assert!(
+                newer <= ROOMS_MAX && older <= ROOMS_MAX,
+                "{newer} and {older}"
+            );
+            let largest = departed.newer.capacity().max(departed.older.capacity());
+            assert!(largest < 2 * ROOMS_MAX, "a table of {largest}");
+        }
     }
 }
