@@ -4,9 +4,8 @@
 use roomcast::base::{Glob, Offset, RoomName, UserId};
 use roomcast::wire::api::relay::{Notice, Question, order};
 use roomcast::wire::api::{
-    ApiCall, ApiCode, ApiError, ApiMethod, CHANNELS_MAX, COMMANDS_MAX, CONNECTIONS_LIMIT_DEFAULT,
-    CONNECTIONS_LIMIT_MAX, ConnectionsOf, HISTORY_LIMIT_MAX, HistorySince, KEY_BYTES_MAX,
-    NESTING_MAX, Publish, Refresh, Subscribe, Target, WHITELIST_MAX,
+    ApiCall, ApiCode, ApiError, ApiMethod, ConnectionsOf, HistorySince, Publish, Refresh,
+    Subscribe, Target,
 };
 use roomcast::wire::frame::Payload;
 
@@ -16,13 +15,40 @@ use super::payload_of;
 
 const PAYLOAD_BYTES_MAX: usize = 100;
 
+// The documented bounds.
+const CHANNELS_MAX: usize = 1000;
+const COMMANDS_MAX: usize = 100;
+const WHITELIST_MAX: usize = 1000;
+const KEY_BYTES_MAX: usize = 255;
+const HISTORY_LIMIT_MAX: i64 = 1000;
+const CONNECTIONS_LIMIT_DEFAULT: i64 = 100;
+const CONNECTIONS_LIMIT_MAX: i64 = 1000;
+const NESTING_MAX: usize = 64;
+
+/// The documented methods.
+const METHODS: [(&str, ApiMethod); 15] = [
+    ("publish", ApiMethod::Publish),
+    ("broadcast", ApiMethod::Broadcast),
+    ("publish_all", ApiMethod::PublishAll),
+    ("disconnect", ApiMethod::Disconnect),
+    ("subscribe", ApiMethod::Subscribe),
+    ("refresh", ApiMethod::Refresh),
+    ("unsubscribe", ApiMethod::Unsubscribe),
+    ("presence", ApiMethod::Presence),
+    ("presence_stats", ApiMethod::PresenceStats),
+    ("history", ApiMethod::History),
+    ("history_remove", ApiMethod::HistoryRemove),
+    ("channels", ApiMethod::Channels),
+    ("connections", ApiMethod::Connections),
+    ("info", ApiMethod::Info),
+    ("batch", ApiMethod::Batch),
+];
+
 /// A byte names the method, the rest is the body.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
     let place = usize::from(input.byte());
-    let method = ApiMethod::ALL
-        .get(place % 16)
-        .map_or("rpc", |method| method.name());
+    let method = METHODS.get(place % 16).map_or("rpc", |(name, _)| name);
     let body = input.rest();
     let found = ApiCall::parse(method, body, PAYLOAD_BYTES_MAX);
     match (&found, naive(method, body)) {
@@ -57,11 +83,15 @@ fn is_told(call: &ApiCall) {
 
 const BAD: ApiCode = ApiCode::BadRequest;
 
+fn named(method: &str) -> Result<ApiMethod, ApiCode> {
+    let known = METHODS.iter().find(|(name, _)| *name == method);
+    known
+        .map(|(_, method)| *method)
+        .ok_or(ApiCode::MethodNotFound)
+}
+
 fn naive(method: &str, body: &[u8]) -> Result<ApiCall, ApiError> {
-    let method = ApiMethod::ALL
-        .into_iter()
-        .find(|known| known.name() == method);
-    let method = method.ok_or(ApiCode::MethodNotFound)?;
+    let method = named(method)?;
     let text = std::str::from_utf8(body).map_err(|_| ApiError::Undecodable)?;
     let needs_none = matches!(method, ApiMethod::Info | ApiMethod::Channels);
     let text = match text.trim_ascii() {
@@ -96,11 +126,7 @@ fn batch(json: &Json<'_>) -> Result<ApiCall, ApiCode> {
             [] => Err(ApiCode::MethodNotFound),
             [(name, value)] => {
                 let name = name.as_deref().ok_or(BAD)?;
-                let mut singles = ApiMethod::ALL
-                    .into_iter()
-                    .filter(|one| *one != ApiMethod::Batch);
-                let method = singles.find(|one| one.name() == name);
-                single(method.ok_or(ApiCode::MethodNotFound)?, value)
+                single(named(name)?, value)
             }
             _ => Err(BAD),
         }
@@ -201,7 +227,7 @@ fn single(method: ApiMethod, json: &Json<'_>) -> Result<ApiCall, ApiCode> {
                 return Err(BAD);
             }
             let limit = members.whole::<i64>("limit").flatten().unwrap_or(0);
-            let max = HISTORY_LIMIT_MAX as i64;
+            let max = HISTORY_LIMIT_MAX;
             let limit = if (0..max).contains(&limit) {
                 limit
             } else {
@@ -398,9 +424,9 @@ fn connections(members: Members<'_, '_>) -> Result<ApiCall, ApiCode> {
         (None, Some(user)) => ConnectionsOf::User(user),
         _ => return Err(BAD),
     };
-    let max = CONNECTIONS_LIMIT_MAX as i64;
+    let max = CONNECTIONS_LIMIT_MAX;
     let limit = match members.whole::<i64>("limit").flatten().unwrap_or(0) {
-        0 => CONNECTIONS_LIMIT_DEFAULT as i64,
+        0 => CONNECTIONS_LIMIT_DEFAULT,
         limit if (0..max).contains(&limit) => limit,
         _ => max,
     };

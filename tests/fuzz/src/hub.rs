@@ -83,6 +83,7 @@ const TEXTS: [&str; 16] = [
     r#"{"id":10,"sub_refresh":{"channel":"a","token":"x"}}"#,
 ];
 
+const MEMORY_BYTES_MAX: usize = 100_000;
 const WORKERS: usize = 2;
 const CLIENTS_MAX: usize = 24;
 
@@ -121,6 +122,7 @@ impl Node {
             message_burst: 10,
             api_body_bytes_max: 1000,
             drain_timeout: Duration::from_secs(2),
+            memory_bytes_max: Some(MEMORY_BYTES_MAX),
             ..Limits::default()
         };
         limits.check().expect("the bounds hold");
@@ -248,13 +250,18 @@ impl Node {
                     let now = self.now();
                     self.hub.handle_shutdown(now);
                 }
+                1 => {
+                    let used = u64::from(input.byte()) * MEMORY_BYTES_MAX as u64 / 250;
+                    let now = self.now();
+                    self.hub.handle_memory(now, used);
+                }
                 _ => self.grant_room(),
             },
         }
     }
 
     fn check(&mut self) {
-        while let Some((index, farewell)) = self.hub.poll_closed() {
+        while let Some((index, farewell)) = self.told(Hub::poll_closed) {
             let client = &mut self.clients[index];
             assert_eq!(client.id, farewell.id);
             assert!(!client.is_gone, "{}: reaped twice", client.id);
@@ -344,11 +351,19 @@ impl Node {
         true
     }
 
+    /// What the hub has for the shell, which asks only if it knows that there is something.
+    fn told<T>(&mut self, poll: impl FnOnce(&mut Hub<usize>) -> Option<T>) -> Option<T> {
+        let is_known = self.hub.has_backlog();
+        let found = poll(&mut self.hub);
+        assert!(is_known || found.is_none(), "nobody was told of it");
+        found
+    }
+
     fn hand_over(&mut self) {
-        while let Some((worker, job)) = self.hub.poll_job() {
+        while let Some((worker, job)) = self.told(Hub::poll_job) {
             self.jobs[worker].push_back(job);
         }
-        while let Some(id) = self.hub.poll_resumed() {
+        while let Some(id) = self.told(Hub::poll_resumed) {
             if let Some(index) = self.hub.socket_mut(id).copied() {
                 self.clients[index].is_paused = false;
             }
@@ -403,9 +418,11 @@ impl Node {
 
     fn flush_one(&mut self) -> bool {
         let now = self.now();
+        let is_known = self.hub.has_backlog();
         let Some((id, index, queue)) = self.hub.poll_flush() else {
             return false;
         };
+        assert!(is_known, "{id}: something to write that nobody was told of");
         let index = *index;
         let client = &mut self.clients[index];
         let mut slices = [IoSlice::new(&[]); 8];

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use roomcast::conn::send_queue::SendQueue;
-use roomcast::wire::frame::{Frames, FramesBuilder, PING, PayloadKind, close};
+use roomcast::wire::frame::{Frames, FramesBuilder, PayloadKind, close};
 use roomcast::wire::websocket::Replies as _;
 
 use super::input::Input;
@@ -32,6 +32,25 @@ pub fn check(data: &[u8]) {
     }
     assert!(pair.model.is_empty(), "something was never offered");
 }
+
+/// A frame of a server, RFC 6455, section 5.2: whole, and not masked.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode];
+    match payload.len() {
+        len @ 0..126 => bytes.push(len as u8),
+        len => {
+            bytes.push(126);
+            bytes.extend((len as u16).to_be_bytes());
+        }
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
 
 /// Most pongs that wait.
 const PONGS_MAX: usize = 16;
@@ -114,7 +133,7 @@ impl Model {
         }
         stream.extend(self.pongs.iter().flatten());
         if self.has_ping {
-            stream.extend(PING);
+            stream.extend(frame(PING, b""));
         }
         stream.extend(model.0.flat_map(|(_, frame)| frame));
         stream
@@ -131,7 +150,7 @@ impl Model {
             return Some((Kind::Pong, pong));
         }
         if std::mem::take(&mut self.has_ping) {
-            return Some((Kind::Ping, PING.to_vec()));
+            return Some((Kind::Ping, frame(PING, b"")));
         }
         let (entry, frame) = self.frames.pop_front()?;
         Some((Kind::Data(entry), frame))
@@ -210,13 +229,14 @@ impl Pair {
         let mut builder = FramesBuilder::default();
         let mut frames = Vec::new();
         for _ in 0..count {
-            let payload = self.message(input.byte());
-            builder.push(PayloadKind::Binary, &payload);
-            frames.push(
-                Frames::message(PayloadKind::Binary, &payload)
-                    .bytes()
-                    .to_vec(),
-            );
+            let len = input.byte();
+            let (kind, opcode) = match len % 2 {
+                0 => (PayloadKind::Binary, BINARY),
+                _ => (PayloadKind::Text, TEXT),
+            };
+            let payload = self.message(len);
+            builder.push(kind, &payload);
+            frames.push(frame(opcode, &payload));
         }
         (builder.take(), frames)
     }
@@ -260,9 +280,9 @@ impl Pair {
                 }
             }
             8 if input.byte().is_multiple_of(8) => {
-                let frame = close(1000, "bye");
-                self.queue.push_close(frame.clone());
-                self.model.push_entry(vec![frame], 0);
+                self.queue.push_close(close(1000, "bye"));
+                let payload = [&1000_u16.to_be_bytes(), &b"bye"[..]].concat();
+                self.model.push_entry(vec![frame(CLOSE, &payload)], 0);
                 self.model.has_close = true;
             }
             9 if input.byte().is_multiple_of(4) => {
