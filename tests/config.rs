@@ -516,7 +516,7 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
     for line in [
         "--token-secret-file         not set\n",
         "--api-key-file              set\n",
-        "  rooms gone          28.4 MiB  65536 rooms x (255 B name",
+        "  rooms gone          28.5 MiB  65536 rooms x (255 B name",
         "  API bodies         256.0 MiB  256 connections x 1MiB",
         "  API calls           64.0 MiB  in progress",
         "  API answers         64.0 MiB  long ones",
@@ -536,10 +536,11 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
     let (status, out, error) = run(&[], "check --memory-limit 64MiB");
     assert_eq!((status, &*error), (Some(0), ""), "{out}");
     for line in [
-        "Warning: --history-memory is lowered from 268435456 to 33554432 bytes, half of --memory-limit\n",
+        "Warning: --history-memory is lowered from 268435456 to 25165824 bytes: --memory-limit leaves no more\n",
         "--memory-limit              64MiB\n",
-        "--history-memory            32MiB\n",
-        "From 56.0 MiB on, 7/8 of --memory-limit, the largest send queues are closed.\n",
+        "--history-memory            24MiB\n",
+        "From 56.0 MiB on, 7/8 of --memory-limit, the largest send queues are closed; the other parts \
+         are not bounded by it.\n",
     ] {
         assert!(out.contains(line), "{line:?} is not in {out}");
     }
@@ -550,7 +551,7 @@ fn check_shows_values_but_no_secret_and_its_status_says_whether_they_hold() {
         ),
         (
             "--memory-limit 16MiB --history-bytes 9MiB",
-            "roomcast: --memory-limit is 16777216: must be at least twice --history-bytes, which is",
+            "roomcast: --memory-limit is 16777216: must leave --history-bytes, which is 9437184, for history: it leaves 3145728",
         ),
     ] {
         let (status, out, error) = run(&[], &format!("check {arguments}"));

@@ -5,17 +5,16 @@
 mod harness;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
 
-use std::io::Write;
-
 use harness::{
-    Api, Client, Daemon, Dial, Response, SecretFile, Start, Wire, http, post_request, signed_token,
-    upgrade_request,
+    Api, Client, DEADLINE, Daemon, Dial, Response, SecretFile, Start, Wire, http, post_request,
+    signed_token, upgrade_request,
 };
 
 const KEY: &str = "a-key-of-sixteen-bytes";
@@ -217,6 +216,62 @@ fn every_answer_tells_browsers_to_keep_it_from_other_pages() {
     }
     let all = [200, 400, 401, 403, 404, 405, 417, 426, 431];
     assert_eq!(statuses, BTreeSet::from(all));
+}
+
+/// What follows the head belongs to the next answer, as far as a proxy knows (RFC 9110, section 9.3.2).
+#[test]
+fn a_refusal_of_head_has_no_body() {
+    let (start, _files) = guarded();
+    let daemon = start.args(&["--max-connections=1"]).start();
+    let admin = daemon.admin();
+    let _member = TcpStream::connect(daemon.addr()).expect("a place");
+    daemon.wait_metric("roomcast_connections", |open| open == 2.0);
+    for (addr, path, headers, status) in [
+        (
+            admin,
+            "/healthz",
+            "Host: localhost\r\nOrigin: http://page.example\r\n",
+            "403",
+        ),
+        (
+            admin,
+            "/healthz",
+            "Host: localhost\r\nHost: localhost\r\n",
+            "400",
+        ),
+        (admin, "/debug/loop", "Host: localhost\r\n", "405"),
+        (
+            admin,
+            "/nothing",
+            "Host: localhost\r\nConnection: close\r\n",
+            "404",
+        ),
+        (daemon.addr(), "/", "Host: localhost\r\n", "503"),
+    ] {
+        let mut stream = TcpStream::connect(addr).expect("a daemon that listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+        let head = format!("HEAD {path} HTTP/1.1\r\n{headers}\r\nX");
+        stream
+            .write_all(head.as_bytes())
+            .expect("a daemon that reads");
+        stream
+            .shutdown(Shutdown::Write)
+            .expect("a stream that is open");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("an answer and an end");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains("\r\nContent-Length: "), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(
+            body.is_empty() || body.starts_with("HTTP/1.1 4"),
+            "{answer}"
+        );
+    }
 }
 
 #[test]

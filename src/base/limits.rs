@@ -210,13 +210,27 @@ impl Limits {
     /// Shortest time a deadline may have; the timer wheel's tick is 16 ms.
     pub const DURATION_FLOOR: Duration = Duration::from_millis(20);
 
-    /// Lowers what all histories may take to half of what the process may. Returns what it was, if
-    /// it was more.
+    /// From so much memory on the process gives up what it can, if it has a limit: what is left up to
+    /// the limit is for what comes until that helps.
+    #[must_use]
+    pub fn memory_mark(&self) -> Option<usize> {
+        self.memory_bytes_max.map(|limit| limit - limit / 8)
+    }
+
+    /// Lowers what all histories may take to what a limit of the memory leaves them. Returns what it
+    /// was, if it was more.
     pub fn fit_history(&mut self) -> Option<usize> {
-        let half = self.memory_bytes_max? / 2;
+        let share = self.history_share()?;
         let before = self.history_memory_bytes_max;
-        self.history_memory_bytes_max = before.min(half);
-        (before > half).then_some(before)
+        self.history_memory_bytes_max = before.min(share);
+        (before > share).then_some(before)
+    }
+
+    /// What all histories may take of the memory: half of what a daemon without connections leaves.
+    /// Nothing is taken from history when memory is short, so it alone may not make it so.
+    fn history_share(&self) -> Option<usize> {
+        let left = self.memory_mark()?.saturating_sub(Self::MEMORY_FLOOR / 2);
+        Some(left / 2)
     }
 
     /// What a room with this name promises its members.
@@ -350,14 +364,14 @@ impl Limits {
                 ),
             ));
         }
-        if let Some(memory) = self.memory_bytes_max
-            && memory < 2 * self.history_bytes_max
+        if let (Some(memory), Some(share)) = (self.memory_bytes_max, self.history_share())
+            && share < self.history_bytes_max
         {
             return Err(error(
                 "--memory-limit",
                 memory,
                 format!(
-                    "must be at least twice --history-bytes, which is {}",
+                    "must leave --history-bytes, which is {}, for history: it leaves {share}",
                     self.history_bytes_max
                 ),
             ));
@@ -494,7 +508,7 @@ mod tests {
         assert_eq!(
             refused(|l| {
                 l.memory_bytes_max = Some(64 << 20);
-                l.history_bytes_max = (32 << 20) + 1;
+                l.history_bytes_max = (24 << 20) + 1;
             }),
             "--memory-limit"
         );
@@ -541,15 +555,20 @@ mod tests {
     }
 
     #[test]
-    fn histories_get_half_of_the_memory_at_most() {
+    fn histories_get_half_of_the_memory_that_there_is_for_them_at_most() {
         let mut limits = Limits::default();
         assert_eq!(limits.fit_history(), None);
-        limits.memory_bytes_max = Some(512 << 20);
+        limits.memory_bytes_max = Some(1 << 30);
         assert_eq!(limits.fit_history(), None);
-        limits.memory_bytes_max = Some(64 << 20);
-        assert_eq!(limits.fit_history(), Some(256 << 20));
-        assert_eq!(limits.history_memory_bytes_max, 32 << 20);
-        assert_eq!(limits.check(), Ok(()));
+        for (limit_mib, left_mib) in [(64, 24), (32, 10), (16, 3)] {
+            let mut limits = Limits {
+                memory_bytes_max: Some(limit_mib << 20),
+                ..Limits::default()
+            };
+            assert_eq!(limits.fit_history(), Some(256 << 20));
+            assert_eq!(limits.history_memory_bytes_max, left_mib << 20);
+            assert_eq!(limits.check(), Ok(()));
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) struct Feed {
 #[derive(Debug)]
 struct Awaited {
     count: u32,
-    /// When the first of them was asked for.
+    /// When the first of them was asked for, or one was confirmed since.
     since: Instant,
 }
 
@@ -362,7 +362,10 @@ impl Feed {
 
     fn handle_confirmation(&mut self, channel: Vec<u8>) {
         match self.awaited.get_mut(&channel) {
-            Some(awaited) if awaited.count > 1 => awaited.count -= 1,
+            Some(awaited) if awaited.count > 1 => {
+                awaited.count -= 1;
+                awaited.since = clock::read_instant();
+            }
             _ => {
                 self.awaited.remove(&channel);
                 if let Some(Followed { room, shard, .. }) = self.rooms.get(&channel) {

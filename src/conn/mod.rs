@@ -531,6 +531,12 @@ impl Connection {
         matches!(self.phase, Phase::Closing { .. } | Phase::Closed(..))
     }
 
+    /// Whether it is closing and not over.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
     /// Why it is over, once it is.
     #[must_use]
     pub fn closed_reason(&self) -> Option<CloseReason> {

@@ -289,9 +289,20 @@ impl SendQueue {
     #[must_use]
     pub fn footprint(&self) -> usize {
         let share = |entry: &Entry| entry.frames.bytes().len() / Arc::strong_count(&entry.frames);
-        let places = self.rest.as_ref().map_or(0, |rest| rest.0.capacity());
         let shares: usize = self.front.iter().chain(self.rest()).map(share).sum();
-        shares + places * size_of::<Entry>()
+        shares + self.places_bytes()
+    }
+
+    /// What it would take if it had nothing in common with others, in bytes: what is queued, and the
+    /// places of the entries, which are most of it where publications are small.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.level.bytes + self.places_bytes()
+    }
+
+    fn places_bytes(&self) -> usize {
+        let places = self.rest.as_ref().map_or(0, |rest| rest.0.capacity());
+        places * size_of::<Entry>()
     }
 
     /// Asserts the invariants; for tests and debug builds.
@@ -392,12 +403,14 @@ impl Rest {
 }
 
 impl Entry {
-    /// Keeps no more than is left of it, where that is a small part of what it shares with others.
+    /// Keeps no more than is left of it, where that is less than its share of what it has in common
+    /// with others: a room of members that do not read may all be amid the same frame.
     fn let_go(&mut self) {
         // With the byte before, so that what is left of a frame does not look like a whole one.
         let from = self.start.saturating_sub(1);
         let left = &self.frames.bytes()[from as usize..self.end as usize];
-        if left.len() < self.frames.bytes().len() / 2 {
+        let owners = Arc::strong_count(&self.frames).max(2);
+        if left.len() < self.frames.bytes().len() / owners {
             self.frames = Frames::whole(left.to_vec());
             self.start -= from;
             self.end -= from;
@@ -685,6 +698,49 @@ mod tests {
         let [alone, other] = queues;
         drop(other);
         assert_eq!(alone.footprint(), 1000);
+    }
+
+    #[test]
+    fn queues_amid_one_frame_do_not_take_a_copy_each_when_they_are_closed() {
+        const QUEUES: usize = 100;
+        for written in [1, 5_000, 9_950, 9_999] {
+            let frames = Frames::whole(vec![7; 10_000]);
+            let mut queues = Vec::new();
+            for _ in 0..QUEUES {
+                let mut queue = SendQueue::default();
+                queue.push(&frames, 1);
+                queue.push(&frames, 1);
+                write(&mut queue, written);
+                queues.push(queue);
+            }
+            drop(frames);
+            for queue in &mut queues {
+                assert_eq!(queue.drop_backlog(), 1);
+            }
+            // The frame, if some stay with it, and no more in copies than it has.
+            let bytes: usize = queues.iter().map(SendQueue::footprint).sum();
+            assert!(bytes <= 20_000, "{bytes} bytes, {written} written");
+            for queue in &mut queues {
+                assert_eq!(drain(queue, 1000).len(), 10_000 - written);
+            }
+        }
+    }
+
+    #[test]
+    fn the_weight_of_small_publications_is_that_of_their_places() {
+        let frames = Frames::whole(vec![0; 10]);
+        let mut queue = SendQueue::default();
+        for _ in 0..1000 {
+            queue.push(&frames, 1);
+        }
+        let places = size_of::<Entry>() * 999..size_of::<Entry>() * 1200;
+        assert!(
+            places.contains(&(queue.weight() - 10_000)),
+            "{}",
+            queue.weight()
+        );
+        queue.drop_backlog();
+        assert_eq!(queue.weight(), 0);
     }
 
     #[test]

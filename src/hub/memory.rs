@@ -11,6 +11,7 @@ use std::cmp::Reverse;
 
 use super::{Hub, MemoryPressure};
 use crate::base::{CloseReason, ConnId, Limits, Now};
+use crate::conn::Connection;
 
 /// What is known of the memory of the process.
 #[derive(Debug, Default)]
@@ -18,8 +19,6 @@ pub(super) struct Memory {
     /// What it took at the last look, in bytes.
     used: u64,
     pressure: MemoryPressure,
-    /// Connections closed for it that are still there.
-    leaving: Vec<ConnId>,
 }
 
 /// What a look at the memory has led to.
@@ -40,6 +39,9 @@ impl Memory {
 
 impl<S> Hub<S> {
     /// The process takes `used` bytes of memory. Without a bound on it, nothing follows.
+    ///
+    /// Whoever is closed has the write timeout to come to its close frame, as everybody has, unless so
+    /// little memory is left that nobody can be waited for.
     pub fn handle_memory(&mut self, now: Now, used: u64) -> Relief {
         let Some(marks) = Marks::of(&self.limits) else {
             return Relief::default();
@@ -48,7 +50,7 @@ impl<S> Hub<S> {
         let mut closed = 0;
         if used >= marks.over {
             if used >= marks.urgent {
-                self.end_leaving();
+                self.end_closing();
             }
             let wanted = used - marks.goal;
             let freed;
@@ -67,20 +69,25 @@ impl<S> Hub<S> {
         }
     }
 
+    /// Whether a process that takes so much must not wait.
+    pub fn is_urgent(&self, used: u64) -> bool {
+        Marks::of(&self.limits).is_some_and(|marks| used >= marks.urgent)
+    }
+
     /// Closes connections that do not read, the one with the largest queue first, until `wanted` bytes
     /// are free. Returns how many were closed, and the bytes.
     fn close_largest(&mut self, now: Now, wanted: u64) -> (usize, u64) {
         let table = &self.table;
-        self.memory.leaving.retain(|id| table.get(*id).is_some());
         let mut queues: Vec<(usize, ConnId)> = self
             .backlog
             .iter()
             .filter_map(|id| table.get(*id))
-            .filter(|conn| conn.open().is_some() && !conn.is_ending())
-            .map(|conn| (conn.queue.level().bytes, conn.id))
-            .filter(|(bytes, _)| *bytes >= QUEUE_BYTES_MIN)
+            // Whose socket takes bytes is only waiting for its turn.
+            .filter(|conn| conn.open().is_some() && conn.is_blocked())
+            .map(|conn| (conn.queue.weight(), conn.id))
+            .filter(|(weight, _)| *weight >= QUEUE_BYTES_MIN)
             .collect();
-        queues.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        queues.sort_unstable_by_key(|(weight, _)| Reverse(*weight));
         let mut freed = 0;
         let mut closed = 0;
         for (_, id) in queues {
@@ -95,18 +102,23 @@ impl<S> Hub<S> {
             self.close(now, id, CloseReason::Memory);
             freed += before.saturating_sub(footprint(self));
             closed += 1;
-            self.memory.leaving.push(id);
         }
         (closed, freed)
     }
 
-    /// Ends those that were closed and have not gone: there is no time left to wait for them.
-    fn end_leaving(&mut self) {
-        for id in std::mem::take(&mut self.memory.leaving) {
-            let is_leaving = self.table.get(id).is_some_and(|conn| conn.is_ending());
-            if is_leaving {
-                self.end(id, CloseReason::Memory);
-            }
+    /// Ends everybody who was closed, for whatever reason, and does not read on to the close frame.
+    fn end_closing(&mut self) {
+        let table = &self.table;
+        let is_stuck = |conn: &&Connection| conn.is_closing() && conn.queue.weight() > 0;
+        let stuck: Vec<ConnId> = self
+            .backlog
+            .iter()
+            .filter_map(|id| table.get(*id))
+            .filter(is_stuck)
+            .map(|conn| conn.id)
+            .collect();
+        for id in stuck {
+            self.drop_and_end(id, CloseReason::Memory);
         }
     }
 
@@ -148,7 +160,7 @@ struct Marks {
 impl Marks {
     fn of(limits: &Limits) -> Option<Self> {
         let limit = limits.memory_bytes_max? as u64;
-        let over = limit - limit / 8;
+        let over = limits.memory_mark()? as u64;
         Some(Self {
             over,
             urgent: limit - limit / 16,
@@ -158,5 +170,5 @@ impl Marks {
     }
 }
 
-/// A queue that holds less than this is not worth closing, in bytes.
+/// A queue of less weight than this is not worth closing, in bytes.
 const QUEUE_BYTES_MIN: usize = 1 << 10;

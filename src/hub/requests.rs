@@ -169,11 +169,16 @@ impl<S> Hub<S> {
             return;
         };
         let entrance = entry.conn.entrance;
+        let is_head_request = request.method() == Method::HEAD;
+        let refusal = Manner {
+            is_head_request,
+            ..Manner::REFUSE
+        };
         let is_short = self.is_short_of_memory() && entrance != Entrance::Admin;
         let has_room = self.locate(id, &request) && entrance != Entrance::Overload && !is_short;
         if !has_valid_host(&request) {
             let response = Response::plain(StatusCode::BAD_REQUEST, "one Host is needed\n");
-            return self.answer(now, id, &response, rest, Manner::REFUSE);
+            return self.answer(now, id, &response, rest, refusal);
         }
         let endpoint = Endpoint::at(entrance, request.uri().path());
         if !has_room && endpoint != Some(Endpoint::Health) {
@@ -186,7 +191,7 @@ impl<S> Hub<S> {
             let response = Response::plain(StatusCode::SERVICE_UNAVAILABLE, text)
                 .header("Retry-After", RETRY_AFTER_SECS);
             let manner = Manner {
-                is_head_request: false,
+                is_head_request,
                 end: Some(CloseReason::Capacity),
             };
             return self.answer(now, id, &response, rest, manner);
@@ -196,7 +201,7 @@ impl<S> Hub<S> {
         let is_call = endpoint == Some(Endpoint::Api) && request.method() == Method::POST;
         let is_kept = keeps_alive(&request) && (!has_body || is_call) && self.may_stay(entrance);
         let manner = Manner {
-            is_head_request: request.method() == Method::HEAD,
+            is_head_request,
             end: match entrance {
                 Entrance::Overload => Some(CloseReason::Capacity),
                 _ => (!is_kept).then_some(CloseReason::Answered),
@@ -221,7 +226,7 @@ impl<S> Hub<S> {
         if entrance == Entrance::Admin
             && let Some(response) = self.refusal_of_strangers(&request, !is_probe)
         {
-            return self.answer(now, id, &response, rest, Manner::REFUSE);
+            return self.answer(now, id, &response, rest, refusal);
         }
         match endpoint {
             Endpoint::Wall => self.answer(now, id, &page_response(&WALL), rest, manner),
@@ -242,7 +247,7 @@ impl<S> Hub<S> {
             // What needs the key of the API needs it here, too: it names users and addresses.
             Endpoint::Loop => match self.refusal_without_key(&request) {
                 None => self.inquire(id, Inquiry::Loop(id), rest, manner),
-                Some(response) => self.answer(now, id, &response, rest, Manner::REFUSE),
+                Some(response) => self.answer(now, id, &response, rest, refusal),
             },
             Endpoint::Api => self.handle_call_head(now, id, &request, rest, manner),
             Endpoint::Rooms | Endpoint::Commands | Endpoint::Echo if has_body => {

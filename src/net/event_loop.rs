@@ -155,10 +155,10 @@ impl<C: Crew> EventLoop<C> {
             // A few events are noted in less time than it takes to say so.
             let has_many = events.iter().nth(budget::EVENTS_UNTIMED).is_some();
             self.lap(Phase::Note, is_told || has_many);
-            self.reports.look_at_memory(now, &mut self.hub);
+            let is_short = self.reports.look_at_memory(now, &mut self.hub);
             let has_guests = self.listeners.iter().any(|listener| listener.is_ready);
             self.accept(now);
-            self.lap(Phase::Accept, has_guests);
+            self.lap(Phase::Accept, has_guests || is_short);
             let has_input = !self.readable.is_empty();
             self.receive(now);
             self.lap(Phase::Receive, has_input);

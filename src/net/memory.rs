@@ -7,15 +7,20 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::{Instant, Now};
+use crate::clock;
 use crate::hub::{Hub, MemoryPressure, Relief};
 
 /// Looks at the memory of the process.
 pub(crate) struct MemoryWatch {
-    /// Resident bytes of the process.
-    read: Box<dyn FnMut() -> u64 + Send>,
+    /// Resident bytes of the process, if the system says how many there are.
+    read: Box<dyn FnMut() -> Option<u64> + Send>,
+    /// The last reading failed, and the log was told.
+    is_blind: bool,
     /// Gives back to the system what is free in the process.
     give_back: Box<dyn FnMut() + Send>,
     next_look: Instant,
+    /// Until then the last time that memory was given back is not a tenth of all.
+    quiet_until: Instant,
     /// When memory is given back although nothing was closed.
     next_give_back: Instant,
     notices: Notices,
@@ -31,37 +36,54 @@ struct Notices {
 }
 
 impl MemoryWatch {
-    /// `read` says how many bytes of the process are resident; `give_back` gives the system what is
-    /// free of them, and may take some milliseconds.
+    /// `read` says how many bytes of the process are resident, if it can; `give_back` gives the system
+    /// what is free of them, and may take some milliseconds for each ten million.
     pub(crate) fn new(
-        read: impl FnMut() -> u64 + Send + 'static,
+        read: impl FnMut() -> Option<u64> + Send + 'static,
         give_back: impl FnMut() + Send + 'static,
     ) -> Self {
         Self {
             read: Box::new(read),
+            is_blind: false,
             give_back: Box::new(give_back),
             next_look: Instant::ORIGIN,
+            quiet_until: Instant::ORIGIN,
             next_give_back: Instant::ORIGIN,
             notices: Notices::default(),
         }
     }
 
-    /// Tells the hub how much memory there is, if that is due.
-    pub(super) fn look<S>(&mut self, now: Now, hub: &mut Hub<S>) {
+    /// Tells the hub how much memory there is, if that is due. Returns whether that took time worth
+    /// measuring.
+    pub(super) fn look<S>(&mut self, now: Now, hub: &mut Hub<S>) -> bool {
         if now.instant < self.next_look {
-            return;
+            return false;
         }
-        let used = (self.read)();
         self.next_look = now.instant + INTERVAL;
+        let Some(used) = (self.read)() else {
+            if !std::mem::replace(&mut self.is_blind, true) {
+                log::warn!("memory: the system does not say how much is resident");
+            }
+            return false;
+        };
+        self.is_blind = false;
+        // Until it is seen what came of the last time, nothing more is closed, if there is time to wait.
+        if now.instant < self.quiet_until && !hub.is_urgent(used) {
+            return false;
+        }
         let relief = hub.handle_memory(now, used);
         let is_over = relief.pressure != MemoryPressure::None;
         if relief.closed > 0 || (is_over && now.instant >= self.next_give_back) {
             self.next_give_back = now.instant + GIVE_BACK_INTERVAL;
+            let begun = clock::read().instant;
             (self.give_back)();
+            let cost = clock::read().instant.saturating_duration_since(begun);
+            self.quiet_until = now.instant + cost * GIVE_BACK_PARTS;
         }
         for line in self.notices.lines(now.instant, relief) {
             log::warn!("memory: {used} bytes are resident: {line}");
         }
+        is_over
     }
 
     /// When the loop must turn although nothing happens: when the log is to be told more.
@@ -114,12 +136,16 @@ impl fmt::Display for Line {
     }
 }
 
-/// Least time between two looks, each of which is two system calls of a microsecond. What the process
+/// Least time between two looks, each of which is one system call of two microseconds. What the process
 /// can come to take meanwhile is small against the part of its limit that is kept free.
 const INTERVAL: Duration = Duration::from_millis(2);
 
 /// How often memory is given back while there is too much of it and nothing to close.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Giving back takes one part in so many of the loop's time, or less, unless it is urgent: the larger
+/// the heap and the more it is in pieces, the longer it takes.
+const GIVE_BACK_PARTS: u32 = 10;
 
 /// Least time between two lines about connections closed.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
@@ -163,7 +189,7 @@ mod tests {
         let mut hub: Hub<()> = Hub::new(limits, gate, 1, Instant::ORIGIN, 1);
         let (asks, asked) = crossbeam_channel::unbounded();
         let (readings, read) = crossbeam_channel::unbounded();
-        let read = move || read.try_recv().expect("read only when it is due");
+        let read = move || Some(read.try_recv().expect("read only when it is due"));
         let give_back = move || asks.send(()).expect("a channel without a bound");
         let mut watch = MemoryWatch::new(read, give_back);
         for (ms, reading, given_back) in [

@@ -22,11 +22,10 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Looks at the memory of the process, if that has a bound.
-    pub(super) fn look_at_memory<S>(&mut self, now: Now, hub: &mut Hub<S>) {
-        if let Some(memory) = &mut self.memory {
-            memory.look(now, hub);
-        }
+    /// Looks at the memory of the process, if that has a bound. Returns whether there is too little.
+    pub(super) fn look_at_memory<S>(&mut self, now: Now, hub: &mut Hub<S>) -> bool {
+        let memory = self.memory.as_mut();
+        memory.is_some_and(|memory| memory.look(now, hub))
     }
 
     /// When the loop must turn for a report although nothing happens.

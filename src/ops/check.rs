@@ -77,11 +77,12 @@ pub fn write(config: &Config, warnings: &[String], out: &mut dyn Write) -> io::R
         out,
         "Send queues hold references: what several members wait for is there once, not once each."
     )?;
-    if let Some(memory) = config.limits.memory_bytes_max {
+    if let Some(mark) = config.limits.memory_mark() {
         writeln!(
             out,
-            "From {} on, 7/8 of --memory-limit, the largest send queues are closed.",
-            Bytes(memory as u128 / 8 * 7).rounded()
+            "From {} on, 7/8 of --memory-limit, the largest send queues are closed; the other parts \
+             are not bounded by it.",
+            Bytes(mark as u128).rounded()
         )?;
     }
     Ok(())
@@ -564,7 +565,7 @@ mod tests {
                 0,
                 4096 << 19,
                 0,
-                (32 << 10) * (255 + 200),
+                (64 << 10) * (255 + 200),
                 256 << 20,
                 64 << 20,
                 64 << 20,

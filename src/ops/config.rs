@@ -31,6 +31,7 @@ use super::certificate::{self, Certificate};
 use super::cli::Cli;
 use super::cluster::{self, ClusterConfig};
 use super::command::TokenOptions;
+use super::heap;
 use super::secret;
 
 /// Most worker threads that can be asked for.
@@ -189,10 +190,16 @@ impl Config {
             },
         };
         config.limits.check()?;
+        if config.limits.memory_bytes_max.is_some() && !heap::GIVES_BACK {
+            warnings.push(
+                "--memory-limit closes queues, and this C library may keep what they held"
+                    .to_owned(),
+            );
+        }
         if let Some(asked) = config.limits.fit_history() {
-            let half = config.limits.history_memory_bytes_max;
+            let left = config.limits.history_memory_bytes_max;
             warnings.push(format!(
-                "--history-memory is lowered from {asked} to {half} bytes, half of --memory-limit"
+                "--history-memory is lowered from {asked} to {left} bytes: --memory-limit leaves no more"
             ));
         }
         Ok(config)

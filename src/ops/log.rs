@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -88,7 +88,7 @@ pub fn init(level: LevelFilter, file: Option<File>) -> io::Result<LogGuard> {
     let writer = Writer::new(out, &DROPS, form);
     thread::Builder::new()
         .name("log".into())
-        .spawn(move || writer.run(&waiting))?;
+        .spawn(move || writer.run_whatever_comes(&waiting))?;
 
     let queue = LineQueue {
         entries: entries.clone(),
@@ -256,8 +256,15 @@ impl<'o> Writer<'o> {
         }
     }
 
-    /// Writes until no sender is left.
-    fn run(mut self, waiting: &Receiver<Entry>) {
+    /// Writes until no sender is left. An entry at which it panics is lost, and the log goes on: nobody
+    /// could be told why the daemon ends.
+    fn run_whatever_comes(mut self, waiting: &Receiver<Entry>) {
+        while panic::catch_unwind(AssertUnwindSafe(|| self.run(waiting))).is_err() {
+            self.drops.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn run(&mut self, waiting: &Receiver<Entry>) {
         for entry in waiting {
             match entry {
                 Entry::Line { text, full_before } => {
@@ -521,7 +528,7 @@ mod tests {
             let (out, written) = bounded(1000);
             let pipe = Box::new(Pipe { failures, out });
             let writer = Writer::new(pipe, drops, Form::Journal);
-            thread::spawn(move || writer.run(&waiting));
+            thread::spawn(move || writer.run_whatever_comes(&waiting));
             let guard = LogGuard {
                 entries: entries.clone(),
                 drops,
@@ -587,6 +594,44 @@ mod tests {
         }
         assert!(fixture.flush(), "nothing is left to write");
         assert!(fixture.written.is_empty());
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_without_a_panic_does_not_end_the_log() {
+        let mut fixture = Fixture::new(10);
+        let entries = fixture.guard.entries.clone();
+        let (out, written) = bounded(10);
+        let panicking = move |line: &[u8]| {
+            assert_ne!(line, b"1\n", "planted");
+            out.send(line.to_vec()).expect("the test reads");
+        };
+        entries
+            .send(Entry::Switch(Box::new(Teller(panicking))))
+            .expect("the thread is there");
+        fixture.log("1\n");
+        fixture.log("2\n");
+        let next = || written.recv_timeout(Duration::from_secs(10));
+        assert_eq!(
+            next().as_deref(),
+            Ok(&b"<4>WARN  1 log lines dropped\n"[..])
+        );
+        assert_eq!(next().as_deref(), Ok(&b"2\n"[..]));
+        assert!(fixture.flush(), "the log goes on");
+        assert_eq!(fixture.drops(), (0, 1));
+    }
+
+    /// Gives each line to a function.
+    struct Teller<F>(F);
+
+    impl<F: Fn(&[u8])> Write for Teller<F> {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            (self.0)(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -59,13 +59,12 @@ impl ResidentMemory {
         })
     }
 
-    /// Resident bytes now; 0 if the system does not say any more.
+    /// Resident bytes now, if the system says it.
     #[must_use]
-    pub fn read(&mut self) -> u64 {
-        let bytes = self.statm.read_at(&mut self.text, 0).unwrap_or(0);
-        let text = str::from_utf8(&self.text[..bytes]).unwrap_or_default();
-        let pages = resident_pages(text).unwrap_or(0);
-        pages.saturating_mul(rustix::param::page_size() as u64)
+    pub fn read(&mut self) -> Option<u64> {
+        let bytes = self.statm.read_at(&mut self.text, 0).ok()?;
+        let pages = resident_pages(str::from_utf8(&self.text[..bytes]).ok()?)?;
+        Some(pages.saturating_mul(rustix::param::page_size() as u64))
     }
 }
 
