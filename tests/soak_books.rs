@@ -1,5 +1,5 @@
-//! `tests/soak` finds what is planted in its books and in its judgement of memory, and nothing where
-//! nothing is.
+//! `tests/soak` finds what is planted in its books, for its judge of what is late, and in its
+//! judgement of memory, and nothing where nothing is.
 
 use std::process::{Command, Stdio};
 
@@ -17,6 +17,6 @@ fn the_soak_finds_every_planted_fault() {
     let complained = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{said}{complained}");
     let plants = said.split(' ').next().and_then(|word| word.parse().ok());
-    assert!(plants.is_some_and(|count: u32| count >= 40), "{said}");
+    assert!(plants.is_some_and(|count: u32| count >= 70), "{said}");
     assert!(said.contains(", 0 not judged"), "{said}");
 }

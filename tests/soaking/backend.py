@@ -7,6 +7,7 @@ saw.
 import asyncio
 import base64
 import random
+import time
 
 import aiohttp
 
@@ -35,6 +36,7 @@ class Backend:
 
     async def call(self, method, **body):
         """The result. An error or a failure is a fault, and then there is none."""
+        begin = time.monotonic()
         try:
             async with self.http.post(self.base + method, json=body) as answer:
                 told = await answer.json(content_type=None)
@@ -44,7 +46,7 @@ class Backend:
                 self.world.counts["API calls"] += 1
                 return told["result"] if method != "batch" else told
         except (OSError, aiohttp.ClientError, asyncio.TimeoutError) as error:
-            self.world.miss(f"{method}: {error!r}")
+            self.world.judge.miss(f"{method}: {error!r}", begin)
             return None
 
     def data(self, ident, size):
@@ -94,8 +96,15 @@ class Backend:
             self.publisher.cut()
             return
         for ident, reply in zip(idents, told["replies"]):
+            if "publish" not in reply:
+                self.world.ledger.fault(f"{room}: {reply} in a batch")
+                self.publisher.withdraw(ident)
+                continue
             self.publisher.accepted(ident)
             self.published(room, ident, reply["publish"])
+        if len(told["replies"]) != count + 1:
+            self.world.ledger.fault(f"{room}: {len(told['replies'])} replies to {count + 1}")
+            self.publisher.cut()
 
     async def look(self, room):
         """History agrees with what is known; the other views are answered."""
@@ -116,7 +125,7 @@ class Backend:
 
     async def kick(self, user):
         """Disconnects; the member comes back after it."""
-        self.world.kicked.add(user)
+        self.world.kicked_at[user] = time.monotonic()
         await self.call("disconnect", user=user)
 
     async def broadcast(self, rooms, text):

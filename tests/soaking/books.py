@@ -4,12 +4,18 @@ A publication is known by its id: the number of its publisher and a count, as on
 is all that is known of one room's numbering, from whoever saw it. A `Book` is what one member
 received of a room, from its first moment to the end, over all its connections; a `RawBook` the same
 for one that is told no offsets. What contradicts the delivery contract is a fault of the `Ledger`.
+A loss that is told is believed only where history may really have let go of it.
 """
 
+import time
 from collections import Counter, deque
 
 SHIFT = 32
 FAULTS_SHOWN = 30
+# History keeps what is younger than this: `--history-ttl 10s`, less what clients may learn late.
+KEPT_SECS = 7
+# And at least so many: `--history-size 200` and `--history-bytes 256KiB`, by far.
+KEPT_COUNT = 150
 
 
 def ident_of(publisher, count):
@@ -23,7 +29,10 @@ def name_of(ident):
 class Ledger:
     """All books of a run."""
 
-    def __init__(self, tell=lambda text: None):
+    def __init__(self, tell=lambda text: None, now=time.monotonic):
+        self.now, self.began = now, now()
+        # Whether what began then may have come late to us.
+        self.excuses = lambda begin: False
         self.logs = {}
         self.books = []
         self.publishers = []
@@ -37,9 +46,9 @@ class Ledger:
         if len(self.told) < FAULTS_SHOWN:
             self.told.append(text)
 
-    def log(self, room):
+    def log(self, room, **traits):
         if room not in self.logs:
-            self.logs[room] = Log(self, room)
+            self.logs[room] = Log(self, room, **traits)
         return self.logs[room]
 
     def publisher(self):
@@ -108,12 +117,14 @@ class Publisher:
 
 
 class Log:
-    """The numbering of one room: which publication has which offset."""
+    """The numbering of one room: which publication has which offset, and when that was known."""
 
-    def __init__(self, ledger, room):
+    def __init__(self, ledger, room, kept_count=KEPT_COUNT, is_lossy=False):
         self.ledger, self.room = ledger, room
+        self.kept_count, self.is_lossy = kept_count, is_lossy
         self.epoch = None
         self.ids = []
+        self.noted_at = []
         self.offset_of = {}
         self.unkept = set()
 
@@ -130,14 +141,28 @@ class Log:
         """Somebody says that the publication has this offset."""
         while len(self.ids) < offset:
             self.ids.append(None)
+            self.noted_at.append(float("inf"))
         known = self.ids[offset - 1]
         if known is None:
             self.ids[offset - 1] = ident
+            self.noted_at[offset - 1] = self.ledger.now()
             if ident in self.offset_of:
                 self.fault(f"{name_of(ident)} is both {self.offset_of[ident]} and {offset}")
             self.offset_of[ident] = offset
         elif known != ident:
             self.fault(f"{offset} is both {name_of(known)} and {name_of(ident)}")
+
+    def may_have_lost(self, offset, newest, at):
+        """Whether history need not have had it any more, at that time and with that newest one."""
+        is_old = offset <= len(self.ids) and at - self.noted_at[offset - 1] >= KEPT_SECS
+        return is_old or newest - offset >= self.kept_count
+
+    def may_not_reach(self, moment):
+        """Whether history need not reach back to a moment any more, or is younger."""
+        recent = self.noted_at[-2 * self.kept_count :]
+        count = sum(moment <= noted_at <= self.ledger.now() for noted_at in recent)
+        is_old = self.ledger.now() - moment >= KEPT_SECS
+        return is_old or count >= self.kept_count or moment < self.ledger.began
 
     def audit(self):
         latest = {}
@@ -161,6 +186,7 @@ class Book:
         self.due = None
         self.newest = 0
         self.jumped = []
+        self.told = []
         self.received = self.lost = self.skipped = self.resumes = 0
         log.ledger.books.append(self)
 
@@ -183,16 +209,33 @@ class Book:
             self.fault(f"recovered is {recovered} and lost {lost}")
         if lost < 0:
             self.fault("a loss without a number in the same epoch")
-        else:
+        elif lost > 0:
+            self.note_loss(self.due + lost - 1)
             self.lost += lost
             self.due += lost
+
+    def note_loss(self, last):
+        """All to this one are told to be gone; `close` judges it, when what was kept is known."""
+        now = self.log.ledger.now()
+        if not self.log.ledger.excuses(now - KEPT_SECS):
+            self.told.append((self.due, last, max(self.newest, len(self.log.ids)), now))
+
+    def check_losses(self):
+        for first, last, newest, at in self.told:
+            while last >= first and last in self.log.unkept:
+                last -= 1
+            if last >= first and not self.log.may_have_lost(last, newest, at):
+                self.fault(f"{first} to {last} of {newest} were told as lost, and history had them")
 
     def begun_anew(self, epoch, newest):
         """The member was told that nothing of what it missed will come."""
         self.log.saw_epoch(epoch)
         self.resumes += 1
+        self.newest = newest
         if newest + 1 < self.due:
             self.fault(f"newest is {newest} after {self.due - 1} was received")
+        # Of the rest it is not said whether history had it.
+        self.note_loss(self.due)
         self.lost += newest + 1 - self.due
         self.due = newest + 1
 
@@ -213,6 +256,10 @@ class Book:
                 self.jumped.append(jumped)
 
     def skip(self, count):
+        """So many are told to be left out. In a room that is not lossy history may let go of them
+        while the member still catches up."""
+        if not self.log.is_lossy:
+            self.note_loss(self.due + count - 1)
         self.skipped += count
         self.due += count
 
@@ -235,6 +282,7 @@ class Book:
         self.jumped = [offset for offset in self.jumped if not self.may_miss(offset)]
 
     def close(self):
+        self.check_losses()
         self.check_jumps()
         for offset in self.jumped:
             self.fault(f"{offset} did not come and was not told as lost")
@@ -248,12 +296,15 @@ class RawBook:
     """A member that is told ids only, of a room in which everything is kept.
 
     It comes back by time, to a moment before its end, so what it then gets first it may have had.
+    If history does not reach back to it, the gap is lost, and was told.
     """
+
+    JOINED, TOLD = object(), object()
 
     def __init__(self, log, name):
         self.log, self.name = log, name
         self.last = None
-        self.is_first = True
+        self.is_first, self.has_lost = True, False
         self.waiting = deque()
         self.received = self.lost = self.skipped = self.resumes = 0
         log.ledger.books.append(self)
@@ -262,14 +313,19 @@ class RawBook:
         self.log.fault(f"{self.name}: {text}")
 
     def joined(self):
-        self.waiting.append(None)
+        self.waiting.append(self.JOINED)
         if self.last is not None:
             self.resumes += 1
 
-    def begun_anew(self):
-        """The member was told that history does not reach back, and came without a position."""
-        self.settle()
-        self.last = None
+    def begun_anew(self, moment):
+        """The member was told that history does not reach back to the moment that it gave, if any;
+        so it comes without one."""
+        self.waiting.append(self.TOLD)
+        is_believed = moment is not None and (
+            self.log.may_not_reach(moment) or self.log.ledger.excuses(moment)
+        )
+        if not is_believed:
+            self.fault("a loss was told, and history reached back")
 
     def publication(self, ident):
         self.waiting.append(ident)
@@ -279,19 +335,22 @@ class RawBook:
         """Enters what the log knows the place of."""
         while self.waiting:
             ident = self.waiting[0]
-            offset = self.log.offset_of.get(ident)
-            if ident is not None and offset is None:
+            if ident is self.JOINED:
+                self.is_first = True
+            elif ident is self.TOLD:
+                self.has_lost = True
+            elif ident in self.log.offset_of:
+                self.enter(self.log.offset_of[ident])
+                self.is_first = self.has_lost = False
+            else:
                 return
             self.waiting.popleft()
-            if ident is None:
-                self.is_first = True
-                continue
-            self.enter(offset)
-            self.is_first = False
 
     def enter(self, offset):
         expected = offset if self.last is None else self.last + 1
-        if self.is_first and self.last is not None and offset <= expected:
+        if self.has_lost and offset > expected:
+            self.lost += offset - expected
+        elif self.is_first and self.last is not None and offset <= expected:
             # A resume that begins before the end of what was received, as was asked for.
             self.again = offset
         elif not self.is_first and self.last is not None and offset <= self.last:

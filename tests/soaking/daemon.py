@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_SECS = 20
 END_TIMEOUT_SECS = 30
+ANSWER_SECS = 20
 TICK_SECS = 1 / os.sysconf("SC_CLK_TCK")
 
 HISTORY_TTL_SECS = 10
@@ -36,6 +37,10 @@ OPTIONS = [
 
 class Failure(Exception):
     """The soak cannot be carried out."""
+
+
+class Broken(Exception):
+    """The daemon has ended, hangs, or refuses to say how it is."""
 
 
 def run(*command):
@@ -147,17 +152,25 @@ class Daemon:
 
     async def get(self, path):
         """The body of an answer of the admin listener, on a connection of its own."""
+        try:
+            head, _, body = (await asyncio.wait_for(self.ask(path), ANSWER_SECS)).partition(
+                b"\r\n\r\n"
+            )
+        except (OSError, asyncio.TimeoutError) as error:
+            raise Broken(f"{path}: {error!r}") from error
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise Broken(f"{path}: {head[:100]}")
+        return body.decode()
+
+    async def ask(self, path):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port)
         try:
             writer.write(
                 f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
             )
-            head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+            return await reader.read()
         finally:
             writer.close()
-        if not head.startswith(b"HTTP/1.1 200 "):
-            raise Failure(f"{path}: {head[:100]}")
-        return body.decode()
 
     async def metrics(self):
         """Every sample by its name with labels, without the prefix."""

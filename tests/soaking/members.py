@@ -19,11 +19,10 @@ from .books import Book, RawBook, ident_of
 
 GZIP_MAGIC = b"\x1f\x8b"
 # What a raw member asks for again: more than clocks and deliveries may differ by.
-OVERLAP_MS = 5000
-FORCED, REPLACED, INSUFFICIENT = 3503, 3504, 3010
-CODES_OF_SLOWNESS = {3008, 3009, 3012}
-# What a library says where no close frame came.
-NO_CODE = 1006
+OVERLAP_SECS = 5
+FORCED, INSUFFICIENT = 3503, 3010
+# A member that was thrown out hears of it within this time.
+KICK_SECS = 30
 
 
 def payload(ident, size):
@@ -91,7 +90,7 @@ class Member:
     async def run(self):
         while not self.world.is_over:
             self.is_cut = self.leaving = False
-            code = None
+            code, begin = None, time.monotonic()
             try:
                 async with connect(self.url(), **self.dial()) as connection:
                     self.connection = connection
@@ -103,7 +102,7 @@ class Member:
             except ConnectionClosed:
                 code = connection.close_code
             except (OSError, InvalidHandshake, asyncio.TimeoutError) as error:
-                self.world.refused(self, error)
+                self.world.refused(self, error, begin)
             finally:
                 self.connection = None
             if code is not None:
@@ -114,15 +113,13 @@ class Member:
 
     def judge(self, code, reason):
         """Whether the end of the connection has a cause that is known."""
-        counts = self.world.counts
         if self.world.is_over or self.is_cut or (self.leaving and code == 1000):
             return
-        if code in CODES_OF_SLOWNESS:
-            counts[f"members closed {code}"] += 1
-        elif code == FORCED and self.user in self.world.kicked:
-            counts["kicked"] += 1
+        kicked_at = self.world.kicked_at.get(self.user)
+        if code == FORCED and kicked_at and time.monotonic() - kicked_at < KICK_SECS:
+            self.world.counts["kicked"] += 1
         elif code != INSUFFICIENT or self.kind != "raw":
-            self.world.ended_wrongly(f"{self.name}, {reason}", code)
+            self.world.judge.wrong_end(f"{self.name}, {reason}", code)
 
 
 class JsonMember(Member):
@@ -188,11 +185,13 @@ class RawMember(Member):
         self.gzipped = gzipped
         self.book = RawBook(world.ledger.log(room), name)
         self.books = {room: self.book}
-        self.since_ms = None
+        self.since = None
 
     def url(self):
-        query = [("room", self.rooms[0])]
-        query.append(("last", "20") if self.since_ms is None else ("since", str(self.since_ms)))
+        query = [("room", self.rooms[0]), ("last", "20")]
+        if self.since is not None:
+            ago = time.monotonic() - self.since
+            query[1] = ("since", str(int((time.time() - ago) * 1000)))
         if self.gzipped:
             query.append(("gzip", "1"))
         return f"{self.world.url}/ws?{urlencode(query)}"
@@ -215,13 +214,13 @@ class RawMember(Member):
             return
         self.book.publication(ident_in(message))
         self.world.received += 1
-        self.since_ms = int(time.time() * 1000) - OVERLAP_MS
+        self.since = time.monotonic() - OVERLAP_SECS
 
     def ended(self, code):
         if code == INSUFFICIENT:
             self.world.counts["losses told"] += 1
-            self.since_ms = None
-            self.book.begun_anew()
+            self.book.begun_anew(self.since)
+            self.since = None
 
 
 class IdleMember(Member):
@@ -259,15 +258,15 @@ class CentrifugoMember(Member):
     def has_joined(self):
         return all(book.due is not None for book in self.books.values())
 
-    async def send(self, **command):
+    async def send(self, method, body, ident=None):
+        """Sends a command. What was asked is known before an answer can come."""
         self.commands += 1
-        ((method, body),) = command.items()
-        self.asked[self.commands] = (method, body)
+        self.asked[self.commands] = (method, body, ident)
         await self.connection.send(json.dumps({"id": self.commands, method: body}))
 
     async def opened(self):
         self.asked.clear()
-        await self.send(connect={})
+        await self.send("connect", {})
         for room in self.rooms:
             await self.subscribe(room)
 
@@ -278,17 +277,16 @@ class CentrifugoMember(Member):
             body |= {"recover": True, "epoch": position[0], "offset": position[1]}
         if self.join_leave:
             body["join_leave"] = True
-        await self.send(subscribe=body)
+        await self.send("subscribe", body)
 
     async def publish(self, room, size):
         """One publication; its id is known to be published when it was answered."""
         ident = self.publisher.next()
         body = {"channel": room, "data": {"id": payload(ident, size)}}
-        await self.send(publish=body)
-        self.asked[self.commands] = ("publish", ident)
+        await self.send("publish", body, ident)
 
     async def ask(self, method, room):
-        await self.send(**{method: {"channel": room}})
+        await self.send(method, {"channel": room})
 
     async def take(self, message):
         for line in message.split("\n"):
@@ -298,7 +296,7 @@ class CentrifugoMember(Member):
                 self.world.counts["centrifugo pings"] += 1
             elif "push" in frame:
                 await self.pushed(frame["push"])
-            elif "id" in frame:
+            elif frame.get("id") in self.asked:
                 self.replied(frame, *self.asked.pop(frame["id"]))
             elif "skipped" not in frame:
                 self.world.ledger.fault(f"{self.name}: {line[:80]}")
@@ -320,11 +318,11 @@ class CentrifugoMember(Member):
         self.books[room].publication(pub["offset"], ident_in(pub["data"]))
         self.world.received += 1
 
-    def replied(self, frame, method, body):
+    def replied(self, frame, method, body, ident):
         if "error" in frame:
             self.world.ledger.fault(f"{self.name}: {method} {frame['error']}")
         elif method == "publish":
-            self.publisher.accepted(body)
+            self.publisher.accepted(ident)
         elif method == "subscribe":
             self.subscribed(body["channel"], frame["subscribe"], body.get("recover", False))
 

@@ -2,10 +2,11 @@
 
 A program of its own, so that what verify measures does not wait for the other clients. Its
 arguments are the port of the daemon and the file of the authority; it prints the port that it
-listens on, and ends with its input.
+listens on, and ends with its input, not by a key that ends the soak.
 """
 
 import asyncio
+import signal
 import ssl
 import sys
 
@@ -53,6 +54,9 @@ async def main(port, authority):
     served = set()
 
     def accepted(reader, writer):
+        if not server.is_serving():
+            writer.transport.abort()
+            return
         # The loop alone would forget a task that waits.
         task = asyncio.create_task(serve(reader, writer, int(port), tls))
         served.add(task)
@@ -61,7 +65,12 @@ async def main(port, authority):
     server = await asyncio.start_server(accepted, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    server.close()
+    for task in served:
+        task.cancel()
+    await asyncio.gather(*served, return_exceptions=True)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.run(main(*sys.argv[1:]))

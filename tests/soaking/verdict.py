@@ -1,8 +1,10 @@
 """The final table: what must hold, what was seen, and whether it did."""
 
+import math
 from collections import Counter
 
-from .flatness import GROWTH_MAX_PERCENT
+from .flatness import growth_max_percent
+from .judge import CLOSED_BY_ALL
 
 MIB = 2**20
 
@@ -90,6 +92,11 @@ COUNTS_MIN = {
     "passers-by": 400,
 }
 
+# The most of what may happen and cannot be told from a fault one by one, for each twenty minutes.
+MISSES = "missed by starved clients"
+COUNTS_MAX = {CLOSED_BY_ALL: 10, MISSES: 20}
+STARVED_MAX_PERCENT = 20
+
 # Metrics that must not have moved.
 NEVER = [
     'closes_total{reason="internal"}',
@@ -119,14 +126,23 @@ class Verdict:
         mib = [value / MIB for value in flatness.windows]
         self.row("RSS at start, at rest, MiB", f"{begin / MIB:.2f}, {rest / MIB:.2f}")
         self.row("RSS, medians of ten windows, MiB", " ".join(f"{value:.2f}" for value in mib))
-        most = f"at most {GROWTH_MAX_PERCENT} %"
+        most = growth_max_percent(self.minutes)
         for name, percent in [
             ("last window", flatness.window_percent),
             ("line", flatness.line_percent),
         ]:
             self.check(
-                f"RSS growth, {name}", f"{percent:+.2f} %", percent <= GROWTH_MAX_PERCENT, most
+                f"RSS growth, {name}", f"{percent:+.2f} %", percent <= most, f"at most {most} %"
             )
+
+    def starved(self, percent):
+        """The time in which misses may be no faults."""
+        self.check(
+            "time in which the clients were starved",
+            f"{percent:.1f} %",
+            percent <= STARVED_MAX_PERCENT,
+            f"at most {STARVED_MAX_PERCENT} %",
+        )
 
     def log(self, daemon):
         """No line at level error, and nothing of the program's own end on standard error."""
@@ -145,6 +161,7 @@ class Verdict:
         self.rows.extend((f"  {line[:150]}", "", "", "") for line in errors[:5])
         complaints = (daemon.folder / "stderr").read_text()
         self.check("bytes on standard error", len(complaints), not complaints, "none")
+        self.rows.extend((f"  {line[:150]}", "", "", "") for line in complaints.splitlines()[:5])
 
     def contents(self):
         """That everything really happened, and that the books are right."""
@@ -163,9 +180,13 @@ class Verdict:
             self.check(
                 name, counts[name], counts[name] >= least * share, f"at least {least * share:.0f}"
             )
+        counts[MISSES] = self.world.judge.misses
+        for name, most in COUNTS_MAX.items():
+            most = math.ceil(most * self.minutes / 20)
+            self.check(name, counts[name], counts[name] <= most, f"at most {most}")
         name = "witnesses of all messages"
         self.check(name, counts[name], counts[name] > 0, "at least 1")
-        for name in sorted(counts.keys() - COUNTS_MIN.keys() - {name}):
+        for name in sorted(counts.keys() - COUNTS_MIN.keys() - COUNTS_MAX.keys() - {name}):
             self.row(name, counts[name])
         for protocol in ("raw", "centrifugo"):
             name = f"{protocol} runs"
@@ -184,8 +205,21 @@ class Verdict:
             self.row(
                 f"ledger: {name}{' and told' if name in ('lost', 'skipped') else ''}", sums[name]
             )
+        self.faults()
+
+    def faults(self):
+        ledger = self.world.ledger
         self.check("faults", ledger.faults, ledger.faults == 0, "0")
         self.rows.extend((f"  {text}", "", "", "") for text in ledger.told)
+
+    def broken_off(self, cause, daemon, seconds):
+        """What is known of a daemon that did not live to the end."""
+        self.check("broken off", cause, False, "")
+        self.row("load", f"{seconds / 60:.1f} min", f"{self.minutes:g} min")
+        status = daemon.process.poll()
+        self.row("exit status", "none: it hangs" if status is None else status)
+        self.log(daemon)
+        self.faults()
 
     def conclude(self):
         print()

@@ -7,24 +7,29 @@ import ssl
 import time
 from collections import Counter
 
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from . import strangers
 from .backend import Backend
 from .books import Ledger
-from .members import NO_CODE, CentrifugoMember, Chatter, IdleMember, JsonMember, RawMember
+from .judge import Judge
+from .members import CentrifugoMember, Chatter, IdleMember, JsonMember, RawMember
 
 LIVE, BULK, DRIP, LOSSY, UNKEPT = "live:1", "bulk", "drip", "lossy:feed", "unkept"
 CHATS = [f"chat:{number}" for number in range(6)]
+# History keeps at least so many of the large publications: `--history-bytes` is 16 of them.
+LARGE_KEPT = 10
 # The daemon remembers 32768 rooms that are gone: all of them are others after 131 s.
 ROOMS_MADE_A_SECOND = 250
 CUTS_A_SECOND = 3
 IDLE_MEMBERS, IDLE_APART_SECS = 1000, 0.1
 AWAY_FOR_LONG_SECS = (25, 50)
+# Within the warm-up, larger bursts than chance makes later: memory is the mark of the largest.
+STORMS, STORMS_FROM_SECS, STORMS_APART_SECS = 10, 120, 20
 SETTLE_SECS = 90
-# Clients that come so late to what they do are starved, and for so long excused for what they miss.
-STARVED_SECS, EXCUSED_SECS = 1.0, 60
 LOOK_SECS = 0.5
+# How a visit ends that did not get on in time: by its own timeout or by one of the daemon's.
+LATE = (asyncio.TimeoutError, OSError, EOFError, ConnectionClosed, InvalidMessage)
 
 
 class World:
@@ -37,10 +42,11 @@ class World:
         self.url = f"wss://127.0.0.1:{daemon.port}"
         self.tls = ssl.create_default_context(cafile=str(daemon.certificates.authority))
         self.ledger = Ledger(self.tell)
-        self.starved_at, self.starved_secs = float("-inf"), 0.0
+        self.judge = Judge(self.ledger.fault)
+        self.ledger.excuses = self.judge.excuses
         self.counts = Counter()
         self.members = []
-        self.kicked = set()
+        self.kicked_at = {}
         self.received = 0
         self.serials = 0
         self.is_settling = self.is_over = False
@@ -54,30 +60,19 @@ class World:
         with open(self.daemon.folder / "faults", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%X')} {text}\n")
 
-    def miss(self, text):
-        """What did not happen, or not in time. It is a fault, unless the machine has kept the
-        clients from their work: then nobody knows whose it is."""
-        if time.monotonic() - self.starved_at < EXCUSED_SECS:
-            self.counts["missed by starved clients"] += 1
-        else:
-            self.ledger.fault(text)
-
-    def ended_wrongly(self, text, code):
-        """A connection that did not end as it should: with another code, or without any."""
-        if code in (None, NO_CODE):
-            self.miss(f"{text}: no close frame")
-        else:
-            self.ledger.fault(f"{text}: {code}")
-
     async def look_at_the_clock(self):
         """Notes when this program does not get to run."""
         while not self.is_over:
-            begin = time.monotonic()
+            self.judge.expect(time.monotonic() + LOOK_SECS)
             await asyncio.sleep(LOOK_SECS)
-            late = time.monotonic() - begin - LOOK_SECS
-            if late > STARVED_SECS:
-                self.starved_at = time.monotonic()
-                self.starved_secs += late
+        self.judge.expect(None)
+
+    def spawn(self, work, late=()):
+        """A task that cannot break in silence."""
+        task = asyncio.create_task(self.judge.watch(work, late))
+        # What is cancelled before it begins has not been awaited, and is no mistake.
+        task.add_done_callback(lambda _: work.close())
+        return task
 
     def dial(self):
         return {
@@ -104,14 +99,18 @@ class World:
         if self.is_settling:
             await asyncio.sleep(0.05)
 
-    def refused(self, member, error):
-        """A connection could not be made. On a busy machine that is no fault; a status is one."""
+    def refused(self, member, error, begin):
+        """A connection could not be made since `begin`. What has a status is no matter of time."""
         if isinstance(error, InvalidStatus):
             self.ledger.fault(f"{member.name}: {error}")
+        else:
+            self.judge.miss(f"{member.name}: {error!r}", begin)
         self.counts["connects failed"] += 1
 
     def populate(self):
         """Members of every kind. The first of each room is never disturbed."""
+        for room in (BULK, DRIP, LOSSY):
+            self.ledger.log(room, kept_count=LARGE_KEPT, is_lossy=room == LOSSY)
         self.witnesses = []
         for room in [LIVE, BULK, DRIP, LOSSY, UNKEPT, *CHATS]:
             self.witnesses.append(JsonMember(self, f"witness of {room}", [room]))
@@ -147,7 +146,7 @@ class World:
         ]
 
     def start(self):
-        spawn, load = asyncio.create_task, self.load
+        spawn, load = self.spawn, self.load
         self.clock = spawn(self.look_at_the_clock())
         busy = [member for member in self.members if member.kind != "idle"]
         self.member_tasks = [spawn(member.run()) for member in busy]
@@ -164,36 +163,31 @@ class World:
             *(spawn(self.chat(chatter)) for chatter in self.chatters),
             *(spawn(self.sdk(m)) for m in self.members if m.kind == "centrifugo"),
             spawn(self.disturb()),
+            spawn(self.storm()),
             spawn(self.start_idle()),
         ]
 
     async def start_idle(self):
         for member in self.idle:
-            self.member_tasks.append(asyncio.create_task(member.run()))
+            self.member_tasks.append(self.spawn(member.run()))
             await self.pause(IDLE_APART_SECS)
 
     async def every(self, seconds, visit):
         """Visits that begin so long after each other, also where one takes longer."""
         visits = set()
         while not self.is_settling:
-            task = asyncio.create_task(self.visit(visit))
+            task = self.spawn(visit(self), LATE)
             visits.add(task)
             task.add_done_callback(visits.discard)
             await self.pause(random.uniform(0.5, 1.5) * seconds)
         await asyncio.gather(*visits)
-
-    async def visit(self, visit):
-        try:
-            await visit(self)
-        except Exception as error:
-            self.miss(f"{visit.__name__}: {error!r}")
 
     async def back_end(self, seconds, act):
         """A back end of its own that acts so often."""
         async with Backend(self, self.daemon.admin_port) as backend:
             due = time.monotonic()
             while not self.is_settling:
-                await act(backend)
+                await self.judge.watch(act(backend), LATE)
                 due = max(due + seconds, time.monotonic() - 1)
                 await self.pause(max(due - time.monotonic(), 0))
 
@@ -267,10 +261,18 @@ class World:
             if random.random() < 0.7:
                 member.cut()
             else:
-                task = asyncio.create_task(member.leave())
+                task = self.spawn(member.leave())
                 self.tasks.append(task)
                 task.add_done_callback(self.tasks.remove)
             await self.pause(random.expovariate(CUTS_A_SECOND * self.load))
+
+    async def storm(self):
+        """Cuts everybody off at once, so that all resume at once."""
+        await self.pause(STORMS_FROM_SECS)
+        for _ in range(STORMS):
+            for member in self.disturbed:
+                member.cut()
+            await self.pause(STORMS_APART_SECS)
 
     async def settle(self):
         """Publishing ends; everybody gets what is missing. Whoever does not stays in the books."""
