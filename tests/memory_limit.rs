@@ -2,8 +2,20 @@
 
 mod harness;
 
-use harness::{Api, Client, Daemon, Dial, Start, narrow_listener, opcode, wait_until};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use harness::{
+    Api, Certificate, Client, DEADLINE, Daemon, Dial, Start, narrow_listener, opcode,
+    upgrade_request, wait_until,
+};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 /// Starts a daemon whose sockets take little, so that what is not read stays in it.
 fn start(args: &[&str]) -> Daemon {
@@ -17,6 +29,44 @@ fn stalled(daemon: &Daemon, number: usize, query: &str) -> Client {
         .source(2 + (number % 8) as u8)
         .receive_buffer(2 << 10)
         .connect()
+}
+
+/// Clients over TLS that believe who is signed by the root of `certificate`.
+fn tls_clients(certificate: &Certificate) -> Arc<ClientConfig> {
+    let root = CertificateDer::from_pem_file(certificate.root()).expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(root).expect("an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A member over TLS that reads nothing but the answer to its request.
+fn stalled_over_tls(daemon: &Daemon, config: &Arc<ClientConfig>, target: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(2 << 10).expect("it is ours");
+    let addr = daemon.addr();
+    socket
+        .connect_timeout(&addr.into(), DEADLINE)
+        .expect("it listens");
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut session = ClientConnection::new(Arc::clone(config), name).expect("a session");
+    let mut tls = rustls::Stream::new(&mut session, &mut stream);
+    let request = upgrade_request(addr, target, &[]);
+    tls.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte).expect("an answer");
+        answer.push(byte[0]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{answer:?}");
+    stream
 }
 
 /// Publishes to the busy room until `count` publications are numbered, one after the other, so that each
@@ -84,6 +134,43 @@ fn five_thousand_stalled_members_of_small_publications_do_not_take_more_than_the
 #[test]
 fn five_thousand_stalled_members_of_large_publications_do_not_take_more_than_the_limit() {
     stay_within(48, 400, &"x".repeat(60_000));
+}
+
+#[test]
+fn a_thousand_stalled_members_over_tls_do_not_take_more_than_the_limit() {
+    const STALLED: usize = 1000;
+    const LIMIT: u64 = 32 << 20;
+    let certificate = Certificate::chained();
+    let (cert, key) = (certificate.cert(), certificate.key());
+    let tls = ["--tls-cert", &cert, "--tls-key", &key];
+    let limit = ["--memory-limit", "32MiB", "--ping-interval", "off"];
+    let daemon = start(&[tls, limit].concat());
+    let config = tls_clients(&certificate);
+    let members: Vec<TcpStream> = (0..STALLED)
+        .map(|_| stalled_over_tls(&daemon, &config, "/ws?room=busy"))
+        .collect();
+    daemon.wait_members(STALLED as u32);
+    let mut api = Api::connect(&daemon);
+    assert_eq!(daemon.admin_get("/readyz").text(), "ok");
+
+    // What does not fit the sockets of the first is held as ciphertext, by each for itself; without a
+    // limit, the places in the queues would take 24 MB more.
+    for number in 0..900 {
+        let filler = "x".repeat(if number == 0 { 6_000 } else { 200 });
+        let text = format!("{number} {filler}");
+        api.result("publish", &json!({"channel": "busy", "data": text}));
+    }
+    let peak = daemon.peak_rss_bytes();
+    assert!(peak <= LIMIT, "the process has taken {peak} bytes");
+    assert_eq!(daemon.closes("slow"), 0.0);
+
+    drop(members);
+    wait_until("all is well again", || {
+        daemon.metric("roomcast_memory_pressure") == 0.0
+    });
+    assert!(daemon.closes("memory") > 0.0, "nobody was closed for it");
+    assert_eq!(daemon.admin_get("/readyz").text(), "ok");
+    stalled_over_tls(&daemon, &config, "/ws?room=busy");
 }
 
 #[test]

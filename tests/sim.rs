@@ -30,7 +30,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use runner::Scenario;
-use world::World;
+use world::{Shortage, World};
 
 /// Clients talk, come and go until everything is let come to rest.
 const TALK: Scenario<'static> = Scenario {
@@ -56,6 +56,19 @@ fn ledgers_balance_over_many_seeds() {
 #[test]
 fn a_drain_closes_everybody_in_time_and_loses_nothing_over_many_seeds() {
     DRAIN.check();
+}
+
+#[test]
+fn memory_runs_short_in_every_way() {
+    let mut sum = Shortage::default();
+    let all = TALK.all();
+    let is_found = (0..1000).any(|seed| {
+        let mut world = World::new(seed);
+        world.run(&all);
+        sum.add(world.shortage());
+        sum.is_every_way()
+    });
+    assert!(is_found, "{sum:?}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(super) fn render(view: &DebugView<'_>, start: Instant) -> String {
             "age_ms": row.age_ms,
             "queued": row.queued,
             "queued_bytes": row.queued_bytes,
+            "queue_weight": row.queue_weight,
             "sent": row.sent,
             "skipped": row.skipped,
         })

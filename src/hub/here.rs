@@ -230,6 +230,7 @@ impl<S> Hub<S> {
             age_ms: now.instant.nanos_since(conn.opened_at) / 1_000_000,
             queued: level.publications,
             queued_bytes: level.bytes,
+            queue_weight: conn.queue.weight(),
             sent: conn.traffic.deliveries,
             skipped: conn.traffic.skipped,
         }

@@ -82,8 +82,8 @@ impl<S> Hub<S> {
             .backlog
             .iter()
             .filter_map(|id| table.get(*id))
-            // Whose socket takes bytes is only waiting for its turn.
-            .filter(|conn| conn.open().is_some() && conn.is_blocked())
+            // Whose socket takes bytes, for all that is known, is only waiting for its turn.
+            .filter(|conn| conn.open().is_some() && (conn.is_blocked() || conn.is_probed()))
             .map(|conn| (conn.queue.weight(), conn.id))
             .filter(|(weight, _)| *weight >= QUEUE_BYTES_MIN)
             .collect();

@@ -113,6 +113,20 @@ impl Backend {
         })
     }
 
+    /// A call that publishes some kilobytes to a room.
+    pub(crate) fn large(&self, prng: &mut Prng) -> ProgramCall {
+        let name = format!("room:{}", 1 + prng.below(3));
+        let filler = "w".repeat(500 + prng.below(4000) as usize);
+        ProgramCall::Api(ApiCall::Publish {
+            channel: RoomName::new(&name).expect("a good name"),
+            publish: Publish {
+                payload: format!("api/{}/{filler}", self.calls).into(),
+                idempotency_key: None,
+                skip_history: prng.below(3) == 0,
+            },
+        })
+    }
+
     /// Two publications and a question, as a back end would write them.
     fn batch(number: u64, channel: &RoomName, parallel: bool) -> ProgramCall {
         let publish = |part: char| {

@@ -45,6 +45,7 @@ impl World {
             self.balance_sent(client, numbered);
             self.judge_end(client);
             self.judge_admission(client);
+            self.judge_memory(client);
             match (client.plan.endpoint, client.stage) {
                 (Endpoint::Pages | Endpoint::Api, _) => self.balance_http(client),
                 (Endpoint::Echo, Stage::Open) => Self::balance_echo(client),

@@ -106,6 +106,14 @@ pub(crate) struct Client {
     pub(crate) farewell: Option<CloseReason>,
     /// The server has ended its direction.
     pub(crate) server_has_ended: bool,
+    /// It had to go since memory was short.
+    pub(crate) is_closed_for_memory: bool,
+    /// How much of its request for a WebSocket the server has not read.
+    pub(crate) unasked: usize,
+    /// Whether memory was short when the whole of it was read.
+    pub(crate) asked_while_short: Option<bool>,
+    /// What it was answered in the place of a WebSocket.
+    pub(crate) refusal: Vec<u8>,
     /// What it may be closed with for having broken a rule; nothing more is expected of it.
     pub(crate) abuse: Option<&'static [u16]>,
     pub(crate) has_sent_close: bool,
@@ -143,6 +151,10 @@ impl Client {
             is_heard_out: false,
             farewell: None,
             server_has_ended: false,
+            is_closed_for_memory: false,
+            unasked: request.len(),
+            asked_while_short: None,
+            refusal: Vec::new(),
             abuse: None,
             has_sent_close: false,
             input: Vec::new(),
@@ -167,6 +179,11 @@ impl Client {
     /// Whether its socket is the server's.
     pub(crate) fn is_accepted(&self) -> bool {
         self.stage != Stage::Waiting && self.farewell.is_none()
+    }
+
+    /// Whether it had to go since memory was short, and is not gone.
+    pub(crate) fn is_leaving_for_memory(&self) -> bool {
+        self.is_closed_for_memory && self.farewell.is_none()
     }
 
     /// Whether it still sends and what it sends is read.
@@ -243,11 +260,12 @@ impl Client {
             self.stage = if head.starts_with(b"HTTP/1.1 101 ") {
                 Stage::Open
             } else {
+                self.refusal = head;
                 Stage::Refused
             };
         }
         match self.stage {
-            Stage::Refused => self.input.clear(),
+            Stage::Refused => self.refusal.append(&mut self.input),
             Stage::Plain => self.exchanges.understand(&mut self.input),
             _ => self.understand_frames(),
         }

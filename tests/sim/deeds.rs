@@ -41,7 +41,8 @@ impl World {
         }
     }
 
-    fn accept(&mut self, index: usize) {
+    pub(super) fn accept(&mut self, index: usize) {
+        self.look_at_memory();
         let now = self.now();
         if self.node.accept(now, index) {
             self.node.clients[index].is_late = self.is_shut_down;
@@ -119,7 +120,7 @@ impl World {
     }
 
     /// What a client does that comes back: the same rooms, after what it has seen of each.
-    fn plan_to_resume(&mut self, index: usize) -> Option<Plan> {
+    pub(super) fn plan_to_resume(&mut self, index: usize) -> Option<Plan> {
         let client = &self.node.clients[index];
         if client.plan.endpoint != Endpoint::Rooms || !client.plan.json || client.is_alive() {
             return None;

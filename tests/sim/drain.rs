@@ -49,6 +49,9 @@ impl World {
                     _ => self.speak(),
                 }
             }
+            if self.memory.limit.is_some() && self.prng.below(6) == 0 {
+                self.swing_memory();
+            }
             self.deliver();
             // Those who have left, were slow or were disconnected by a back end.
             left_alone += before - self.node.hub.counters().websockets;
@@ -127,7 +130,7 @@ impl World {
     }
 
     /// Lets all that was said be numbered and queued for everybody, and writes only what must be.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         for _ in 0..100_000 {
             let now = self.now();
             let mut is_moving = false;

@@ -54,6 +54,8 @@ pub(crate) struct Exchanges {
     asked: VecDeque<&'static [u16]>,
     /// Bodies of the answers of the API, in order; `null` for those without success.
     pub(crate) answers: Vec<Value>,
+    /// How often it was told that memory is short.
+    pub(crate) short: usize,
     /// What it has asked to be published: room and payload, in order.
     pub(crate) published: Vec<(String, String)>,
 }
@@ -119,6 +121,7 @@ impl Exchanges {
             expected.contains(&status) || matches!(status, 408 | 503),
             "{status}, not one of {expected:?}"
         );
+        self.short += usize::from(status == 503 && body == b"short of memory\n");
         let is_json = status == 200 && body.starts_with(b"{");
         let answer = is_json.then(|| serde_json::from_slice(body).expect("JSON"));
         self.answers.push(answer.unwrap_or(Value::Null));

@@ -54,7 +54,8 @@ impl World {
             // What is queued while its rooms are joined waits for the last of them.
             Some(3008) => {
                 let is_echo = client.plan.endpoint == Endpoint::Echo;
-                !is_echo && (client.was_refused || client.was_closed_at_once())
+                let is_slow = client.was_refused || client.was_closed_at_once();
+                client.is_closed_for_memory || (!is_echo && is_slow)
             }
             Some(3009) => client.was_refused,
             Some(3010) => !client.plan.json,

@@ -24,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) clients: Vec<Client>,
     /// There is no descriptor left for one who comes.
     pub(crate) has_no_descriptors: bool,
+    /// Nobody is let in, since memory is short.
+    pub(crate) is_short_of_memory: bool,
     /// What those who watch were told of joins and leaves, by room.
     pub(crate) told_changes: BTreeSet<(String, Vec<u8>)>,
     /// Who was taken out of which room since it was last asked.
@@ -64,6 +66,7 @@ impl Node {
             effects: VecDeque::new(),
             clients: Vec::new(),
             has_no_descriptors: false,
+            is_short_of_memory: false,
             told_changes: BTreeSet::new(),
             left: Vec::new(),
             loses_write: None,
@@ -171,7 +174,8 @@ impl Node {
         let publics = || here().filter(|one| one.admission == Admission::Public);
         let neighbours = publics().filter(|one| one.peer.ip() == client.peer.ip());
         let per_ip_max = limits.connections_per_ip_max;
-        let is_over = publics().count() >= limits.connections_max
+        let is_over = self.is_short_of_memory
+            || publics().count() >= limits.connections_max
             || (per_ip_max > 0 && neighbours.count() >= per_ip_max);
         match is_over {
             false => Admission::Public,
@@ -312,6 +316,10 @@ impl Node {
             return false;
         }
         let bytes: Vec<u8> = client.upstream.drain(..len).collect();
+        if (1..=len).contains(&client.unasked) {
+            client.asked_while_short = Some(self.is_short_of_memory);
+        }
+        client.unasked = client.unasked.saturating_sub(len);
         let reading = self.hub.handle_bytes(now, client.id, &bytes);
         say(|| format!("the server reads {len} bytes of client {index}: {reading:?}"));
         match reading {

@@ -21,6 +21,7 @@ impl World {
             client.is_stalled = false;
         }
         self.asleep.fill(false);
+        self.free_memory();
         self.accept_waiting(usize::MAX);
         for _ in 0..100_000 {
             let is_moving = self.turn();
@@ -56,6 +57,7 @@ impl World {
         self.node.grant_room(now);
         is_moving |= self.node.flush_one(now);
         self.node.flush_all(now);
+        self.look_at_memory();
         self.check();
         is_moving
     }
@@ -158,6 +160,7 @@ impl World {
         assert_eq!((counters.users, counters.websockets), (0, 0));
         let closes: u64 = counters.closes.iter().sum();
         assert_eq!(closes, counters.accepted, "every connection has one reason");
+        self.balance_memory();
         for shard in &self.node.shards {
             assert_eq!(shard.rooms_len(), 0, "rooms stay behind");
             assert_eq!(shard.history_bytes(), 0, "history stays behind");

@@ -7,7 +7,7 @@
 //! against the log of what the shards numbered.
 //!
 //! `deeds` is what clients do, `rest` lets everything come to its end, `drain` ends the node amid the
-//! talk, `books` balances.
+//! talk, `memory` runs short and is there again, `books` balances.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,6 +27,9 @@ use super::node::{Node, Work};
 use super::plan::Endpoint;
 use super::runner::prng_of;
 use super::trace::say;
+use memory::Memory;
+
+pub(crate) use memory::Shortage;
 
 #[path = "books.rs"]
 mod books;
@@ -38,6 +41,8 @@ mod drain;
 mod envelopes;
 #[path = "judge.rs"]
 mod judge;
+#[path = "memory.rs"]
+mod memory;
 #[path = "rest.rs"]
 mod rest;
 
@@ -50,6 +55,7 @@ pub(crate) struct World {
     /// Whether it may be set.
     is_clock_set: bool,
     limits: Limits,
+    memory: Memory,
     /// What tokens are signed with, where they are needed.
     secret: Option<Secret>,
     budget: RoomBudget,
@@ -75,8 +81,14 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut prng = prng_of(seed, u32::MAX);
-        let limits = limits(&mut prng);
+        let mut limits = limits(&mut prng);
         limits.check().expect("the simulator's limits hold");
+        let memory = Memory::of(seed);
+        if memory.limit.is_some() {
+            limits.memory_bytes_max = memory.limit;
+            // Or nothing but its bound in publications would ever end a queue.
+            limits.outbound_publications_max = limits.outbound_publications_max.max(10);
+        }
         let workers = one_of(&mut prng, &[1, 2, 3]);
         let rooms_max = one_of(&mut prng, &[2, 4, 1000, 1000, 1000]);
         let budget = RoomBudget::new(rooms_max);
@@ -101,6 +113,7 @@ impl World {
             set_ms: 0,
             is_clock_set: prng.below(4) == 0,
             limits,
+            memory,
             secret,
             budget,
             is_crowded: rooms_max < 1000,
@@ -124,6 +137,11 @@ impl World {
         self
     }
 
+    /// What has come of it that memory was short.
+    pub(crate) fn shortage(&self) -> Shortage {
+        self.memory.seen
+    }
+
     /// Does these steps, then lets everything come to rest and balances the books.
     pub(crate) fn run(&mut self, steps: &[u32]) {
         self.begin();
@@ -132,6 +150,7 @@ impl World {
         }
         self.begin_step(u32::MAX - 1);
         self.settle();
+        self.bring_back();
         self.count_members();
         self.balance();
         self.end();
@@ -191,6 +210,8 @@ impl World {
                     self.is_shut_down = true;
                     let now = self.now();
                     self.node.hub.handle_shutdown(now);
+                } else {
+                    self.swing_memory();
                 }
             }
         }
@@ -208,6 +229,7 @@ impl World {
             }
         }
         self.node.check_invariants();
+        self.count_refusals();
         let rooms: usize = self.node.shards.iter().map(RoomShard::rooms_len).sum();
         assert_eq!(rooms, self.budget.used(), "places of rooms");
         if self.node.hub.is_draining() {
@@ -386,6 +408,7 @@ impl World {
         let now = self.now();
         self.node.apply(now, count);
         self.node.grant_room(now);
+        self.look_at_memory();
     }
 
     fn flush(&mut self) {
@@ -406,14 +429,15 @@ impl World {
     fn wait(&mut self, span: Duration) {
         self.elapsed += span;
         say(|| format!("the clock goes on by {span:?}"));
+        self.look_at_memory();
         let now = self.now();
         let budget = 1 + self.prng.below(50) as usize;
         self.node.expire(now, budget);
         self.look();
     }
 
-    /// What goes wrong on a node, its clients aside. Whatever else a machine may run short of, such as
-    /// memory, is to be one more case here.
+    /// What goes wrong on a node, its clients aside. Whatever else a machine may run short of is to be
+    /// one more case here.
     fn trouble(&mut self) {
         match self.prng.below(8) {
             0..3 => {
@@ -442,7 +466,7 @@ impl World {
                 let span = Duration::from_secs(100 + self.prng.below(100_000));
                 self.wait(span);
             }
-            _ => {}
+            _ => self.swing_memory(),
         }
     }
 

@@ -229,6 +229,8 @@ pub struct ConnectionRow {
     pub queued: usize,
     /// Bytes queued for it.
     pub queued_bytes: usize,
+    /// What its queue weighs when memory is short, in bytes; for operators, not in answers.
+    pub queue_weight: usize,
     /// Publications delivered to it.
     pub sent: u64,
     /// Publications it was too slow for.
@@ -624,6 +626,7 @@ mod tests {
             age_ms: 12,
             queued: 1,
             queued_bytes: 20,
+            queue_weight: 0,
             sent: 3,
             skipped: 4,
         });

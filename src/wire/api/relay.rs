@@ -601,6 +601,7 @@ mod tests {
                 age_ms: 0,
                 queued: 0,
                 queued_bytes: 0,
+                queue_weight: 0,
                 sent: 0,
                 skipped: 0,
             });
