@@ -9,7 +9,7 @@ use super::envelopes::{JsonLedger, ledgers};
 use crate::client::{Client, Join, Seen, Stage};
 use crate::commands::{Stay, Word};
 use crate::log::Index;
-use crate::plan::Endpoint;
+use crate::plan::{BEFORE, Endpoint};
 
 /// What may be missing between two publications that a member got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,10 @@ struct Account<'a> {
     /// Whether it may have been told of its own as missing: what is forgotten before it could be
     /// given is not looked at.
     counts_own: bool,
+    /// From where on nothing may be missing, told or not.
+    told_until: usize,
+    /// From where on nothing may be missing that was to be kept.
+    forgotten_until: usize,
     /// Whether it is still there and wants it all.
     is_open: bool,
 }
@@ -38,6 +42,7 @@ impl World {
     /// Every member has what it is owed.
     pub(super) fn balance(&self) {
         self.backend.balance();
+        self.judge_counters();
         let index = self.log.index();
         let numbered = self.numbered();
         for (at, client) in self.node.clients.iter().enumerate() {
@@ -46,6 +51,7 @@ impl World {
             self.judge_end(client);
             self.judge_admission(client);
             self.judge_memory(client);
+            self.judge_rooms(client);
             match (client.plan.endpoint, client.stage) {
                 (Endpoint::Pages | Endpoint::Api, _) => self.balance_http(client),
                 (Endpoint::Echo, Stage::Open) => Self::balance_echo(client),
@@ -146,9 +152,19 @@ impl World {
 
     fn balance_http(&self, client: &Client) {
         let exchanges = &client.exchanges;
-        for ((room, text), answer) in exchanges.published.iter().zip(&exchanges.answers) {
+        self.judge_statuses(client);
+        let answers = exchanges.answers.iter().zip(&exchanges.statuses);
+        for ((room, text), (answer, status)) in exchanges.published.iter().zip(answers) {
             let result = &answer["result"];
             let Some(offset) = result["offset"].as_u64() else {
+                let is_limited = self.is_crowded && answer["error"]["code"] == 106;
+                assert!(
+                    is_limited || *status != 200,
+                    "{}: {text} was answered with {answer}",
+                    client.id
+                );
+                let is_there = self.log.place(room, text.as_bytes()).is_some();
+                assert!(!is_there, "{}: refused and numbered: {text}", client.id);
                 continue;
             };
             let epoch = result["epoch"].as_str().expect("an epoch");
@@ -158,7 +174,7 @@ impl World {
             assert!(offset <= place + 1, "{room}: {offset} at {place}");
         }
         let is_open = client.is_accepted() && client.is_sending() && !client.server_has_ended;
-        if client.plan.endpoint == Endpoint::Api && is_open && !self.is_shut_down {
+        if is_open && !self.is_shut_down {
             assert_eq!(exchanges.unanswered(), 0, "{}: no answer", client.id);
         }
     }
@@ -183,6 +199,16 @@ impl World {
             let is_ours = self.backend.announced.iter().any(|one| one == text);
             assert!(is_ours, "{}: nobody announced {text}", client.id);
             assert!(seen.insert(text), "{}: told {text} twice", client.id);
+        }
+        // Who was there when it was announced, and is there still, was told.
+        for (text, listeners, is_ending) in &self.announced {
+            let is_there = client.is_alive() || (client.drained_at.is_some() && !is_ending);
+            let was_there = listeners.contains(&client.id);
+            assert!(
+                !is_there || !was_there || seen.contains(&text.as_str()),
+                "{}: not told {text}",
+                client.id
+            );
         }
     }
 
@@ -237,13 +263,17 @@ impl World {
         });
         let since = plan.since.iter().find(|(room, _, _)| *room == join.room);
         let epoch_at = join.offset.map_or(0, |offset| join.at - offset as usize);
-        // What is lost to it before it begins cannot be told in this form.
-        let is_whole = client.close_code() != Some(3010);
         let begin = match (since, plan.since_ms, plan.last) {
-            (Some((_, _, since)), _, _) if is_whole => epoch_at + *since as usize,
-            (None, Some(_), _) if is_whole && !self.is_clock_set => {
-                join.newer_from.unwrap_or(join.at)
+            // What is lost to it cannot be told in this form: it is given all of it, or nothing.
+            (Some((_, epoch, since)), _, _) => {
+                assert!(
+                    epoch != BEFORE || words.is_empty(),
+                    "{}: it was in another epoch",
+                    client.id
+                );
+                epoch_at + *since as usize
             }
+            (None, Some(_), _) if !self.is_clock_set => join.newer_from.unwrap_or(join.at),
             (None, None, Some(count)) => {
                 let earliest = self.log.place_of_last(&join.room, join.at, count);
                 let begin = first.map_or(join.at, |first| first.min(join.at));
@@ -264,6 +294,8 @@ impl World {
                 Missing::Nothing
             },
             counts_own: false,
+            told_until: usize::MAX,
+            forgotten_until: usize::MAX,
             is_open: client.is_owed_all(join),
         };
         self.audit(&account, 0, words);
@@ -355,6 +387,10 @@ impl World {
                     newer_from
                 } else {
                     assert!(ledger.lost == 0 || ledger.lost == -1, "{id} {room}");
+                    assert!(
+                        self.is_clock_set || ledger.lost == 0 || !self.reaches_back(join),
+                        "{id} {room}: history reaches back, and it is told otherwise"
+                    );
                     by_first
                 }
             }
@@ -381,6 +417,15 @@ impl World {
                 false => Missing::Nothing,
             },
             counts_own: catches_up,
+            // What comes when it has caught up is skipped in lossy rooms alone.
+            told_until: match (is_lossy, join.live_after) {
+                (false, Some(live_after)) => epoch_at + live_after as usize,
+                _ => usize::MAX,
+            },
+            forgotten_until: match is_lossy {
+                true => usize::MAX,
+                false => join.kept_when_live.unwrap_or(usize::MAX),
+            },
             // Who got nothing, and nobody knows from where on it was to get any, is owed nothing.
             is_open: client.is_owed_all(join)
                 && (first.is_some() || ledger.words.is_empty() || !catches_up),
@@ -400,6 +445,11 @@ impl World {
             let joins = client.joins.iter().filter(|join| join.room == *room);
             let joins: Vec<&Join> = joins.collect();
             assert!(stays.len() <= joins.len(), "{} {room}", client.id);
+            assert!(
+                !client.is_alive() || stays.len() == joins.len(),
+                "{} {room}: it has joined and was not told",
+                client.id
+            );
             for (join, stay) in joins.into_iter().zip(stays) {
                 self.balance_stay(client, join, stay);
             }
@@ -436,6 +486,8 @@ impl World {
                 false => Missing::Nothing,
             },
             counts_own: false,
+            told_until: usize::MAX,
+            forgotten_until: usize::MAX,
             is_open: client.is_owed_all(join) && !stay.is_over,
         };
         self.audit(&account, epoch_at, &stay.words);
@@ -450,6 +502,8 @@ impl World {
             begin,
             missing: may_miss,
             counts_own,
+            told_until,
+            forgotten_until,
             is_open,
         } = *account;
         let who = format!("{} {}", client.id, join.room);
@@ -462,8 +516,13 @@ impl World {
         // Missing and owed, missing and gone before it came, told.
         let (mut missing, mut excused, mut told) = (0, 0, 0);
         let mut miss = |from: usize, until: usize| {
-            for place in from..until {
+            for (place, entry) in entries.iter().enumerate().take(until).skip(from) {
                 missing += u64::from(is_owed(place));
+                let is_kept = place >= forgotten_until && !entry.is_passing;
+                assert!(
+                    !is_owed(place) || (place < told_until && !is_kept),
+                    "{who}: {place} was given up, and it was kept, or it had caught up"
+                );
                 excused += u64::from(!is_owed(place) && (place < join.at || counts_own));
             }
             (missing, excused)

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use roomcast::base::{CloseReason, ConnId, Prng};
+use roomcast::base::{CloseReason, ConnId, Instant, Now, Prng};
 
 use super::commands::Commands;
 use super::http::Exchanges;
@@ -59,6 +60,12 @@ pub(crate) struct Join {
     pub(crate) left_at: Option<usize>,
     /// It was taken out by the end of the daemon, and by nothing else.
     pub(crate) was_drained: bool,
+    /// The offset up to which it was to be given what it had missed, as the worker said; `None` until
+    /// it has.
+    pub(crate) live_after: Option<u64>,
+    /// From where on all was kept then, if that is certain; and whether that was looked at.
+    pub(crate) kept_when_live: Option<usize>,
+    pub(crate) is_kept_noted: bool,
 }
 
 impl Join {
@@ -71,6 +78,9 @@ impl Join {
             newer_from: None,
             left_at: None,
             was_drained: false,
+            live_after: None,
+            kept_when_live: None,
+            is_kept_noted: false,
         }
     }
 }
@@ -117,6 +127,17 @@ pub(crate) struct Client {
     /// What it may be closed with for having broken a rule; nothing more is expected of it.
     pub(crate) abuse: Option<&'static [u16]>,
     pub(crate) has_sent_close: bool,
+    /// What its request for a WebSocket was answered with.
+    pub(crate) status: Option<u16>,
+    pub(crate) times: Times,
+    /// There was no place for a room that it wanted.
+    pub(crate) had_no_place: bool,
+    /// It was closed while some of what it had missed was gone, or may have been.
+    pub(crate) was_overtaken: bool,
+    /// Behind how many bytes in all its answers to pings end that are on their way.
+    pongs: VecDeque<u64>,
+    /// How many bytes of it the server has read.
+    heard_bytes: u64,
     /// Received and not yet understood.
     input: Vec<u8>,
     /// Messages sent, as unique texts.
@@ -157,6 +178,21 @@ impl Client {
             refusal: Vec::new(),
             abuse: None,
             has_sent_close: false,
+            status: None,
+            times: Times {
+                came: Instant::ORIGIN,
+                heard: Instant::ORIGIN,
+                ponged: None,
+                gap: Duration::ZERO,
+                pong_gap: Duration::ZERO,
+                latest_unix_ms: 0,
+                ended: None,
+                unwritten: Duration::ZERO,
+            },
+            had_no_place: false,
+            was_overtaken: false,
+            pongs: VecDeque::new(),
+            heard_bytes: 0,
             input: Vec::new(),
             sent: Vec::new(),
             seen: Vec::new(),
@@ -257,7 +293,9 @@ impl Client {
                 return;
             };
             let head: Vec<u8> = self.input.drain(..end + 4).collect();
-            self.stage = if head.starts_with(b"HTTP/1.1 101 ") {
+            let status = status_of(&head).expect("a status");
+            self.status = Some(status);
+            self.stage = if status == 101 {
                 Stage::Open
             } else {
                 self.refusal = head;
@@ -301,10 +339,77 @@ impl Client {
             has_pinged = self.commands.understand(payload);
             if has_pinged && self.is_sending() && !self.plan.is_mute {
                 self.send_frame(0x81, b"{}", [4, 3, 2, 1]);
+                let end = self.heard_bytes + self.upstream.len() as u64;
+                self.pongs.push_back(end);
             }
         } else if has_pinged && self.is_sending() && !self.plan.is_mute {
             self.send_frame(0x8a, b"", [4, 3, 2, 1]);
         }
+    }
+
+    /// The server takes up to `len` bytes of what it has sent.
+    pub(crate) fn hear(&mut self, now: Now, len: usize) -> Vec<u8> {
+        let bytes: Vec<u8> = self.upstream.drain(..len).collect();
+        self.heard_bytes += len as u64;
+        if self.times.ended.is_some() {
+            return bytes;
+        }
+        let gap = now.instant.saturating_duration_since(self.times.heard);
+        self.times.gap = self.times.gap.max(gap);
+        self.times.heard = now.instant;
+        self.times.latest_unix_ms = self.times.latest_unix_ms.max(now.unix_ms);
+        while self
+            .pongs
+            .front()
+            .is_some_and(|end| *end <= self.heard_bytes)
+        {
+            self.pongs.pop_front();
+            self.times.pong_gap = self.times.pong_gap.max(self.pongless(now));
+            self.times.ponged = Some(now.instant);
+        }
+        bytes
+    }
+
+    /// Whether it is over, or told to go.
+    pub(crate) fn has_found_its_end(&self) -> bool {
+        self.farewell.is_some() || self.close_code().is_some()
+    }
+
+    /// For how long the server had not heard of it when it told it to go, at most; it may have been
+    /// heard since.
+    pub(crate) fn silence(&self, now: Now) -> Duration {
+        let end = self.times.ended.unwrap_or(now.instant);
+        let silence = end.saturating_duration_since(self.times.heard);
+        silence.max(self.times.gap)
+    }
+
+    /// The same of its answers to pings of Centrifugo's.
+    pub(crate) fn pongless(&self, now: Now) -> Duration {
+        let end = self.times.ended.unwrap_or(now.instant);
+        let since = self.times.ponged.unwrap_or(self.times.came);
+        end.saturating_duration_since(since)
+            .max(self.times.pong_gap)
+    }
+
+    /// All is written that there was for it: if it has read that and was not told to go, nothing of
+    /// before is a reason to.
+    pub(crate) fn note_written(&mut self) {
+        if self.downstream.is_empty() && !self.has_found_its_end() {
+            self.times.gap = Duration::ZERO;
+            self.times.pong_gap = Duration::ZERO;
+        }
+    }
+
+    /// Whether it could not be told anything, for its own doing or its shell's.
+    pub(crate) fn is_deaf(&self, linger: Duration) -> bool {
+        let is_its_own = self.is_reset || self.was_refused || self.has_ended;
+        is_its_own || self.times.unwritten >= linger
+    }
+
+    /// How old it was then.
+    pub(crate) fn age(&self, now: Now) -> Duration {
+        let end = self.times.ended.unwrap_or(now.instant);
+        end.saturating_duration_since(self.times.came)
     }
 
     /// The first join of a room that the worker has not answered.
@@ -332,6 +437,15 @@ impl Client {
         }
     }
 
+    /// It is live in a room, of which it was given or told all up to an offset.
+    pub(crate) fn note_live(&mut self, room: &str, offset: u64) {
+        let mut joins = self.joins.iter_mut().rev();
+        let join = joins.find(|join| join.room == room && join.live_after.is_none());
+        if let Some(join) = join {
+            join.live_after = Some(offset);
+        }
+    }
+
     /// Whether a frame was begun and not finished.
     pub(crate) fn has_partial_input(&self) -> bool {
         !self.input.is_empty()
@@ -349,6 +463,31 @@ impl Client {
             _ => None,
         }
     }
+}
+
+/// When what happened to a client, as the world has seen it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// It was accepted.
+    pub(crate) came: Instant,
+    /// The server has last read something of it, and an answer to a ping of Centrifugo's.
+    pub(crate) heard: Instant,
+    pub(crate) ponged: Option<Instant>,
+    /// The longest time between two of either, as far as it may yet be a reason.
+    gap: Duration,
+    pong_gap: Duration,
+    /// The latest that the wall clock has said when something of it was read.
+    pub(crate) latest_unix_ms: u64,
+    /// It has found that it is over, or that it is to go.
+    pub(crate) ended: Option<Instant>,
+    /// For how long the shell had not come to write all that there was, then.
+    pub(crate) unwritten: Duration,
+}
+
+/// The status of an answer.
+pub(crate) fn status_of(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    std::str::from_utf8(rest).ok()?.parse().ok()
 }
 
 /// One whole server frame from the front of `bytes`.

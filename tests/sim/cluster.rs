@@ -24,6 +24,7 @@ use super::ledger::Session;
 use super::node::Node;
 use super::plan::Plan;
 use super::runner::prng_of;
+use super::tally::Tally;
 use super::trace::say;
 
 #[path = "cluster_rest.rs"]
@@ -50,6 +51,7 @@ pub(crate) struct Cluster {
     keyed: BTreeMap<(String, String), Place>,
     last_keyed: Option<ApiCall>,
     pub(crate) figures: Figures,
+    pub(crate) tally: Tally,
 }
 
 /// What has happened, to see that it has.
@@ -67,6 +69,24 @@ pub(crate) struct Figures {
     pub(crate) conflicts: u64,
     /// Joins and leaves that were told on more than one node.
     pub(crate) told_widely: u64,
+}
+
+impl Figures {
+    /// Each with its name.
+    pub(crate) fn named(&self) -> [(&'static str, u64); 10] {
+        [
+            ("publications", self.publications),
+            ("received", self.received),
+            ("told lost", self.told_lost),
+            ("restarts", self.restarts),
+            ("insufficient", self.insufficient),
+            ("broker gone", self.broker_gone),
+            ("resumed", self.resumed),
+            ("torn", self.torn),
+            ("conflicts", self.conflicts),
+            ("told widely", self.told_widely),
+        ]
+    }
 }
 
 impl std::ops::AddAssign for Figures {
@@ -91,7 +111,7 @@ pub(crate) struct Server {
     events: Vec<VecDeque<Event>>,
     /// Calls that are not answered.
     open_calls: BTreeMap<u64, ApiCall>,
-    is_dead: bool,
+    pub(crate) is_dead: bool,
 }
 
 impl Cluster {
@@ -157,6 +177,7 @@ impl Cluster {
             keyed: BTreeMap::new(),
             last_keyed: None,
             figures: Figures::default(),
+            tally: Tally::new(),
         };
         for _ in 0..nodes_len {
             cluster.start_node();
@@ -559,7 +580,9 @@ impl Cluster {
 
     fn check(&mut self) {
         for at in 0..self.nodes.len() {
+            let now = self.now();
             self.nodes[at].node.reap();
+            self.nodes[at].node.note_ends(now);
             while let Some((number, reply)) = self.nodes[at].node.hub.poll_answer() {
                 self.is_answered(at, number, &reply);
             }

@@ -8,7 +8,7 @@ use roomcast::cluster::NodeId;
 use roomcast::shard::RoomShard;
 
 use super::{Cluster, Figures, ROOMS};
-use crate::client::Stage;
+use crate::client::{Client, Stage};
 use crate::ledger::Books;
 
 impl Cluster {
@@ -112,6 +112,10 @@ impl Cluster {
         }
         books.balance();
         let figures = books.figures;
+        for server in self.nodes.iter().chain(&self.dead) {
+            let codes = server.node.clients.iter().filter_map(Client::close_code);
+            codes.for_each(|code| self.tally.note(format!("code {code}")));
+        }
         for (payload, place) in &self.acknowledged {
             let places = self
                 .broker

@@ -13,6 +13,23 @@ impl Cluster {
         let choice = self.prng.below(30);
         say(|| format!("trouble {choice} at node {}", node.0));
         let now = self.now();
+        let what = match choice {
+            0..3 => "the feed is lost",
+            3..6 => "answers are lost",
+            6..10 => "a node reconnects",
+            10 => "the broker goes away",
+            11..14 => "the broker is back",
+            14 => "the broker restarts",
+            15..18 => "a node is cut off",
+            18 => "a node dies",
+            _ if self.is_calm => "",
+            20 | 26 | 27 => "the broker goes back",
+            23 => "something cannot be read",
+            _ => "",
+        };
+        if !what.is_empty() {
+            self.tally.note(format!("trouble: {what}"));
+        }
         let prng = &mut self.prng;
         match choice {
             0..3 => self.broker.lose_feed(node, prng),
@@ -31,8 +48,14 @@ impl Cluster {
             _ if self.is_calm => {}
             19 | 24 | 25 => self.broker.copy(),
             20 | 26 | 27 => self.broker.restart(Return::Older, prng),
-            21 if prng.below(3) == 0 => self.broker.restart(Return::Empty, prng),
-            22 if prng.below(3) == 0 => self.broker.flush(),
+            21 if prng.below(3) == 0 => {
+                self.tally.note("trouble: the broker comes back empty");
+                self.broker.restart(Return::Empty, prng);
+            }
+            22 if prng.below(3) == 0 => {
+                self.tally.note("trouble: the broker forgets all");
+                self.broker.flush();
+            }
             23 => {
                 let name = RoomName::new("room:1").expect("a good name");
                 self.calls += 1;

@@ -8,7 +8,7 @@ use roomcast::base::{Glob, Prng, UserId};
 use super::World;
 use crate::client::Stage;
 use crate::http::PAGES;
-use crate::plan::{Endpoint, Plan, Token};
+use crate::plan::{BEFORE, Endpoint, Plan, Token};
 use crate::trace::say;
 
 impl World {
@@ -18,8 +18,10 @@ impl World {
         if self.prng.below(3) == 0
             && plan.endpoint == Endpoint::Rooms
             && let Some(index) = self.node.pick(&mut self.prng)
+            && let Some(resume) = self.plan_to_resume(index)
         {
-            plan = self.plan_to_resume(index).unwrap_or(plan);
+            self.tally.note("resume");
+            plan = resume;
         }
         let ip = 1 + self.prng.below(3) as u8;
         let index = self.node.come(plan, ip, &mut self.prng);
@@ -93,10 +95,10 @@ impl World {
         let name = format!("u{}", prng.below(3));
         let user = UserId::new(&name).expect("a good id");
         let few = [Glob::new("room:*"), Glob::new("lossy:*")];
-        let globs = match prng.below(4) {
-            0 => Some(&few[..]),
-            1 => Some(&few[..1]),
-            _ => None,
+        let (globs, opens): (_, &'static [&'static str]) = match prng.below(4) {
+            0 => (Some(&few[..]), &["room:", "lossy:"]),
+            1 => (Some(&few[..1]), &["room:"]),
+            _ => (None, &[]),
         };
         let ttl_s = [5, 60, 36_000][prng.below(3) as usize];
         let fault = prng.below(8);
@@ -116,6 +118,7 @@ impl World {
             text,
             is_good: fault > 2,
             expires_unix_s: minted_unix_s + ttl_s,
+            opens,
         });
     }
 
@@ -130,7 +133,7 @@ impl World {
         if self.prng.below(6) == 0
             && let Some((_, epoch, _)) = since.first_mut()
         {
-            *epoch = "before".to_owned();
+            *epoch = BEFORE.to_owned();
         }
         let mut plan = Plan {
             since,
@@ -232,6 +235,8 @@ impl World {
         let (bytes, codes) = abuses[self.prng.below(abuses.len() as u64) as usize];
         say(|| format!("client {index} sends {bytes:02x?}"));
         client.abuse = Some(codes);
+        let first = codes[0];
+        self.tally.note(format!("abuse {first}"));
         client.upstream.extend(bytes);
     }
 

@@ -21,6 +21,7 @@ impl World {
         self.settle();
         self.drain();
         self.balance();
+        self.count_ends();
         self.end();
     }
 

@@ -52,6 +52,10 @@ pub(crate) const PAGES: [Exchange; 8] = [
 #[derive(Debug, Default)]
 pub(crate) struct Exchanges {
     asked: VecDeque<&'static [u16]>,
+    /// What its requests were answered with, in order.
+    pub(crate) statuses: Vec<u16>,
+    /// It was told that a request of it took too long of which the server had not read all.
+    pub(crate) was_too_long: bool,
     /// Bodies of the answers of the API, in order; `null` for those without success.
     pub(crate) answers: Vec<Value>,
     /// How often it was told that memory is short.
@@ -114,7 +118,10 @@ impl Exchanges {
         // A request that does not come to its end is answered, too.
         let expected = match (self.asked.pop_front(), status) {
             (Some(expected), _) => expected,
-            (None, 408) => return,
+            (None, 408) => {
+                self.was_too_long = true;
+                return;
+            }
             (None, status) => panic!("{status} was not asked for"),
         };
         assert!(
@@ -122,6 +129,7 @@ impl Exchanges {
             "{status}, not one of {expected:?}"
         );
         self.short += usize::from(status == 503 && body == b"short of memory\n");
+        self.statuses.push(status);
         let is_json = status == 200 && body.starts_with(b"{");
         let answer = is_json.then(|| serde_json::from_slice(body).expect("JSON"));
         self.answers.push(answer.unwrap_or(Value::Null));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use roomcast::base::{Delivery, Limits, Position};
+use roomcast::base::{CloseReason, Delivery, Limits, Position};
 
 use super::broker::Broker;
 use super::broker::log::{Log, Logged, Place};
@@ -255,8 +255,10 @@ impl<'a> Books<'a> {
     pub(crate) fn add(&mut self, server: &'a Server, index: usize) {
         let client = &server.node.clients[index];
         self.add_sent(server, index);
+        Self::judge_end(server, index);
         match client.close_code() {
-            None | Some(1000) => {}
+            None => {}
+            Some(1000) => assert!(client.has_sent_close, "{}: 1000", server.name(index)),
             Some(3004) => self.figures.broker_gone += 1,
             Some(3008 | 3009) => assert!(client.was_refused, "kept up and was called slow"),
             Some(3010) => {
@@ -299,6 +301,33 @@ impl<'a> Books<'a> {
                 self.add_raw(server, index, room);
             }
         }
+    }
+
+    /// Who finds its end without a close frame has left, or could not be told; who is not let in is
+    /// told to come back.
+    fn judge_end(server: &Server, index: usize) {
+        let client = &server.node.clients[index];
+        let who = server.name(index);
+        // Nobody reads what a node that is dead has left on the way.
+        let is_cut = server.is_dead && !client.downstream.is_empty();
+        let is_deaf = is_cut || client.is_deaf(server.node.limits.close_linger);
+        let is_refused = client.stage == Stage::Refused;
+        assert!(
+            !is_refused || client.status == Some(503),
+            "{who}: answered with {:?}",
+            client.status
+        );
+        let is_due = match client.farewell {
+            _ if client.close_code().is_some() => true,
+            None => server.is_dead || !client.server_has_ended || is_refused,
+            Some(CloseReason::Gone) => client.has_ended,
+            Some(CloseReason::Reset) => client.is_reset,
+            Some(CloseReason::Normal) => client.has_sent_close && is_deaf,
+            Some(reason) => is_refused || (reason.code().is_some() && is_deaf),
+        };
+        assert!(is_due, "{who}: dropped for {:?}", client.farewell);
+        let closes = &server.node.hub.counters().closes;
+        assert_eq!(closes[CloseReason::Internal.index()], 0, "{who}");
     }
 
     /// What it sent was numbered in the order sent, and once; all of it, if it was not closed.
@@ -448,8 +477,8 @@ impl<'a> Books<'a> {
         }
         let Some(join) = client.joins.iter().find(|join| join.room == room) else {
             assert!(
-                got.is_empty(),
-                "{who} {room}: got something and never joined"
+                got.is_empty() && !server.serves(client),
+                "{who} {room}: never joined, and there, or got something"
             );
             return;
         };

@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use roomcast::base::{CloseReason, ConnId, Instant, Limits, Now, Prng};
-use roomcast::exchange::{Effect, Job};
+use roomcast::exchange::{Effect, Job, Replay};
 use roomcast::hub::{Gate, Hub, Reading, SocketAction, Written};
 use roomcast::shard::RoomShard;
 
@@ -32,6 +32,10 @@ pub(crate) struct Node {
     pub(crate) left: Vec<(ConnId, String)>,
     /// After so many writes, the bytes of one are lost: a fault for the test of the simulator itself.
     pub(crate) loses_write: Option<u64>,
+    /// When all was written that there was.
+    written_at: Instant,
+    /// Whether there is no place for another room, where that can be.
+    pub(crate) is_full: Option<Box<dyn Fn() -> bool>>,
     /// What the texts of its clients begin with.
     name: String,
     peers: u16,
@@ -70,6 +74,8 @@ impl Node {
             told_changes: BTreeSet::new(),
             left: Vec::new(),
             loses_write: None,
+            written_at: start,
+            is_full: None,
             name,
             peers: 0,
             dropped: 0,
@@ -144,6 +150,8 @@ impl Node {
         match accepted {
             Ok(id) => {
                 client.id = id;
+                client.times.came = now.instant;
+                client.times.heard = now.instant;
                 client.stage = match client.plan.is_websocket() {
                     true => Stage::Asking,
                     false => Stage::Plain,
@@ -182,6 +190,20 @@ impl Node {
             true if count(Admission::Overload) < limits.refusals_max => Admission::Overload,
             true => Admission::Dropped,
         }
+    }
+
+    /// Notes who has found its end since this was last asked, and returns them.
+    pub(crate) fn note_ends(&mut self, now: Now) -> Vec<usize> {
+        let unwritten = now.instant.saturating_duration_since(self.written_at);
+        let mut ended = Vec::new();
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            if client.times.ended.is_none() && client.has_found_its_end() {
+                client.times.ended = Some(now.instant);
+                client.times.unwritten = unwritten;
+                ended.push(index);
+            }
+        }
+        ended
     }
 
     // What clients do.
@@ -315,11 +337,11 @@ impl Node {
             }
             return false;
         }
-        let bytes: Vec<u8> = client.upstream.drain(..len).collect();
         if (1..=len).contains(&client.unasked) {
             client.asked_while_short = Some(self.is_short_of_memory);
         }
         client.unasked = client.unasked.saturating_sub(len);
+        let bytes = client.hear(now, len);
         let reading = self.hub.handle_bytes(now, client.id, &bytes);
         say(|| format!("the server reads {len} bytes of client {index}: {reading:?}"));
         match reading {
@@ -424,22 +446,47 @@ impl Node {
                     );
                 }
                 Effect::Joined {
-                    conn, room, offset, ..
+                    conn,
+                    room,
+                    offset,
+                    after,
+                    is_incomplete,
+                    ..
                 } => {
                     if let Some(client) = self.clients.iter_mut().find(|one| one.id == *conn)
                         && let Some(join) = client.join_in_progress(room.as_str())
                     {
                         join.offset = Some(offset.0);
+                        let is_live = after >= offset && !is_incomplete;
+                        join.live_after = is_live.then_some(offset.0);
                     }
                 }
-                Effect::JoinRefused { conn, room, .. } => {
+                Effect::Replayed {
+                    conn,
+                    room,
+                    outcome: Replay::Live(offset),
+                    ..
+                } => {
+                    if let Some(client) = self.clients.iter_mut().find(|one| one.id == *conn) {
+                        client.note_live(room.as_str(), offset.0);
+                    }
+                }
+                Effect::JoinRefused { conn, room, reason } => {
+                    let is_full = self.is_full.as_ref().is_some_and(|is_full| is_full());
                     if let Some(client) = self.clients.iter_mut().find(|one| one.id == *conn) {
                         client.forget_join(room.as_str());
+                        client.had_no_place |= is_full && *reason == CloseReason::ChannelLimit;
                     }
                 }
-                Effect::PublishRefused { .. } | Effect::Answered { reply: Err(_), .. } => {
+                Effect::PublishRefused { origin, reason } => {
                     has_refused = true;
+                    let is_full = self.is_full.as_ref().is_some_and(|is_full| is_full());
+                    let mut clients = self.clients.iter_mut();
+                    if let Some(client) = clients.find(|one| one.id == origin.conn) {
+                        client.had_no_place |= is_full && *reason == CloseReason::ChannelLimit;
+                    }
                 }
+                Effect::Answered { reply: Err(_), .. } => has_refused = true,
                 _ => {}
             }
             self.effects.push_back(effect);
@@ -479,6 +526,8 @@ impl Node {
     pub(crate) fn flush_one(&mut self, now: Now) -> bool {
         let is_known = self.hub.has_backlog();
         let Some((id, index, queue)) = self.hub.poll_flush() else {
+            self.written_at = now.instant;
+            self.clients.iter_mut().for_each(Client::note_written);
             return false;
         };
         assert!(is_known, "{id}: something to write that nobody was told of");

@@ -18,6 +18,9 @@ pub(crate) enum Endpoint {
     Api,
 }
 
+/// The epoch of a position that is older than the daemon.
+pub(crate) const BEFORE: &str = "before";
+
 /// What a client is there for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
@@ -49,12 +52,42 @@ pub(crate) struct Token {
     /// Whether it was made with the right secret and is not over.
     pub(crate) is_good: bool,
     pub(crate) expires_unix_s: u64,
+    /// What the names of the rooms begin with that it opens; all rooms, if none are named.
+    pub(crate) opens: &'static [&'static str],
+}
+
+impl Token {
+    /// Whether it opens a room that names no users.
+    pub(crate) fn opens(&self, room: &str) -> bool {
+        self.opens.is_empty() || self.opens.iter().any(|begin| room.starts_with(begin))
+    }
 }
 
 impl Plan {
     /// Whether it is a WebSocket, if it is let in.
     pub(crate) fn is_websocket(&self) -> bool {
         !matches!(self.endpoint, Endpoint::Pages | Endpoint::Api)
+    }
+
+    /// Whether it may become a member of a room of its plan.
+    pub(crate) fn may_join(&self, room: &str) -> bool {
+        let personal = self.user.as_ref().map(|user| format!("#{user}"));
+        let token = self.token.as_ref();
+        personal.as_deref() == Some(room) || token.is_none_or(|token| token.opens(room))
+    }
+
+    /// Whether it may publish where it publishes to.
+    pub(crate) fn may_publish(&self) -> bool {
+        match &self.to {
+            Some(user) => self.may_join(&format!("#{user}")),
+            None => self.rooms.first().is_some_and(|room| self.may_join(room)),
+        }
+    }
+
+    /// Every room that it is to be a member of.
+    pub(crate) fn all_rooms(&self) -> impl Iterator<Item = String> {
+        let personal = self.user.as_ref().map(|user| format!("#{user}"));
+        self.rooms.iter().cloned().chain(personal)
     }
 
     /// The request that asks for a WebSocket; nothing for others.

@@ -161,6 +161,7 @@ impl World {
         let closes: u64 = counters.closes.iter().sum();
         assert_eq!(closes, counters.accepted, "every connection has one reason");
         self.balance_memory();
+        self.judge_counters();
         for shard in &self.node.shards {
             assert_eq!(shard.rooms_len(), 0, "rooms stay behind");
             assert_eq!(shard.history_bytes(), 0, "history stays behind");

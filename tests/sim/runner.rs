@@ -73,6 +73,12 @@ impl Scenario<'_> {
         }
     }
 
+    /// Whether no fewer seeds are run than by default, so that all must have happened that can.
+    pub(crate) fn is_whole(&self) -> bool {
+        let seeds = number("ROOMCAST_SIM_SEEDS").unwrap_or(self.seeds);
+        number("ROOMCAST_SIM_SEED").is_none() && seeds >= self.seeds
+    }
+
     /// The smallest seed that fails, of `seeds` from `from` on.
     fn first_to_fail(&self, from: u64, seeds: u64) -> Option<u64> {
         let (next, failed) = (AtomicU64::new(from), AtomicU64::new(u64::MAX));

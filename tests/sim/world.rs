@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use roomcast::base::{
-    DuplicateLogin, Glob, Instant, Limits, Now, Prng, RoomBudget, RoomName, Secret, UserId,
+    ConnId, DuplicateLogin, Glob, Instant, Limits, Now, Prng, RoomBudget, RoomName, Secret, UserId,
 };
 use roomcast::exchange::{Job, RoomAsk};
 use roomcast::hub::{Gate, ProgramCall};
@@ -26,6 +26,7 @@ use super::log::{Entry, Log};
 use super::node::{Node, Work};
 use super::plan::Endpoint;
 use super::runner::prng_of;
+use super::tally::Tally;
 use super::trace::say;
 use memory::Memory;
 
@@ -71,7 +72,17 @@ pub(crate) struct World {
     /// How often somebody was taken out of a room.
     left: u64,
     renewed: BTreeSet<String>,
+    /// Users and clients that a back end has taken out of rooms, and put into them, each time.
+    put_out: Vec<(String, String)>,
+    put_in: Vec<(String, String)>,
+    /// What all were to be told, who was there to hear it, and whether the node was ending.
+    announced: Vec<(String, BTreeSet<ConnId>, bool)>,
+    /// What has happened.
+    pub(crate) tally: Tally,
     is_shut_down: bool,
+    /// By when a node that ends has closed everybody, and whether that is over.
+    drained_by: Option<Duration>,
+    is_drain_over: bool,
     /// Nobody leaves a room now but for the end of the daemon.
     closes_only_to_end: bool,
     /// WebSockets at the last look at a node that ends.
@@ -106,7 +117,9 @@ impl World {
             ..Gate::default()
         };
         let hub_seed = prng.next_u64();
-        let node = Node::new(String::new(), &limits, gate, now.instant, shards, hub_seed);
+        let mut node = Node::new(String::new(), &limits, gate, now.instant, shards, hub_seed);
+        let places = budget.clone();
+        node.is_full = Some(Box::new(move || places.used() == rooms_max));
         Self {
             seed,
             elapsed: Duration::ZERO,
@@ -124,7 +137,13 @@ impl World {
             kicked: BTreeSet::new(),
             left: 0,
             renewed: BTreeSet::new(),
+            put_out: Vec::new(),
+            put_in: Vec::new(),
+            announced: Vec::new(),
+            tally: Tally::new(),
             is_shut_down: false,
+            drained_by: None,
+            is_drain_over: false,
             closes_only_to_end: false,
             websockets: usize::MAX,
             prng,
@@ -153,6 +172,7 @@ impl World {
         self.bring_back();
         self.count_members();
         self.balance();
+        self.count_ends();
         self.end();
     }
 
@@ -203,11 +223,12 @@ impl World {
             87..95 => self.node.listen(&mut self.prng),
             95 => self.accept_waiting(3),
             96..98 => self.pass_time(),
-            98 => self.trouble(),
+            98 => self.trouble_and_note(),
             _ => {
                 if self.prng.below(40) == 0 && !self.is_shut_down {
                     say(|| "the node begins to end".into());
                     self.is_shut_down = true;
+                    self.tally.note("trouble: the node ends");
                     let now = self.now();
                     self.node.hub.handle_shutdown(now);
                 } else {
@@ -220,6 +241,8 @@ impl World {
     /// What must hold after every step.
     fn check(&mut self) {
         self.node.reap();
+        self.note_ends();
+        self.note_kept();
         self.hear_answers();
         for (conn, room) in std::mem::take(&mut self.node.left) {
             self.left += 1;
@@ -270,6 +293,7 @@ impl World {
     fn call(&mut self) {
         if self.node.hub.may_take_call() {
             let call = self.backend.call(&mut self.prng);
+            self.note_listeners(&call);
             self.begin_call(call);
         }
     }
@@ -315,12 +339,18 @@ impl World {
                 };
                 ApiCall::Refresh { target, refresh }
             }
-            2..5 => ApiCall::Unsubscribe { channel, target },
-            _ => ApiCall::Subscribe {
-                channel,
-                target,
-                subscribe: Box::new(Subscribe::default()),
-            },
+            2..5 => {
+                self.put_out.push((name, channel.to_string()));
+                ApiCall::Unsubscribe { channel, target }
+            }
+            _ => {
+                self.put_in.push((name, channel.to_string()));
+                ApiCall::Subscribe {
+                    channel,
+                    target,
+                    subscribe: Box::new(Subscribe::default()),
+                }
+            }
         };
         self.begin_call(ProgramCall::Api(call));
     }
