@@ -15,7 +15,7 @@ use roomcast::cluster::{
 use roomcast::{Config, Payload, Server};
 
 use fake::{Answer, FakeRedis};
-use harness::{DEADLINE, Passing, Redis, RedisRelay, linger, wait_until};
+use harness::{DEADLINE, Passing, Redis, RedisRelay, linger, pace, wait_until};
 
 #[path = "broker/fake.rs"]
 mod fake;
@@ -680,7 +680,7 @@ fn feed_and_reads_together_have_no_hole() {
                 for number in numbers {
                     top = Some(node.appended(number).expect("numbered"));
                 }
-                linger(Duration::from_millis(10));
+                pace(Duration::from_millis(10));
             }
             top.expect("published")
         }

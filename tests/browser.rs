@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use chromium::{Browser, HOUR_MS, Publisher, page_url};
-use harness::{Daemon, Signal, linger};
+use harness::{Daemon, Signal, pace};
 use relay::Relay;
 
 #[test]
@@ -156,7 +156,7 @@ fn reloads_under_traffic_neither_lose_nor_repeat() {
                 last += 1;
                 bob.say(last, last);
                 // So that the reloads come in the middle of it.
-                linger(Duration::from_millis(2));
+                pace(Duration::from_millis(2));
             }
             last
         });

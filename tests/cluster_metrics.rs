@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use harness::{
-    Api, Client, Daemon, Exposition, Redis, Wire, linger, upgrade_request, wait_for, wait_until,
+    Api, Client, Daemon, Exposition, Redis, Wire, pace, upgrade_request, wait_for, wait_until,
 };
 
 /// Something that happens, and what it must move.
@@ -331,7 +331,7 @@ fn redis_ends_before_it_has_answered() -> (Exposition, Exposition) {
         api.send("publish", publish("a").to_string());
         // If a sign of life was sent right before, it waits behind that.
         let found = (0..20).find_map(|_| {
-            linger(Duration::from_millis(10));
+            pace(Duration::from_millis(10));
             let now = daemon.exposition();
             (now.value(&full("requests_in_flight")) > 0.0).then_some(now)
         });

@@ -132,7 +132,7 @@ fn members_are_served_until_their_turn_and_miss_nothing() {
             let offset = api.publish("a", &json!((acknowledged.len() + 1).to_string()));
             assert_eq!(offset, acknowledged.len() as u64 + 1);
             acknowledged.push(begun.elapsed());
-            harness::linger(Duration::from_millis(5));
+            harness::pace(Duration::from_millis(5));
         }
         let mut counts = Vec::new();
         for member in &mut members {
@@ -232,8 +232,8 @@ fn a_slow_reader_gets_all_that_is_queued_and_its_close() {
                 assert_eq!(found, text);
                 texts += 1;
                 read += found.len();
-                let pace = Duration::from_micros(read as u64 * 10);
-                harness::linger(pace.saturating_sub(begun.elapsed()));
+                let due = Duration::from_micros(read as u64 * 10);
+                harness::pace(due.saturating_sub(begun.elapsed()));
             }
             Message::Close(Some(3001), reason) => break reason,
             other => panic!("{other:?}"),

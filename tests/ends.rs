@@ -192,7 +192,7 @@ fn a_peer_that_goes_on_talking_after_the_close_is_dropped() {
         if close.is_none() {
             close = client.recv_within(Duration::from_millis(10));
         } else {
-            harness::linger(Duration::from_millis(10));
+            harness::pace(Duration::from_millis(10));
         }
     }
     assert!(

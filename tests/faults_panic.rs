@@ -7,65 +7,19 @@
 
 mod harness;
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use harness::{
+    Client, Daemon, Frame, Load, Redis, RedisRelay, Signal, Start, Trap, json_member, next,
+};
 
-use harness::{Client, Daemon, Frame, Load, Redis, RedisRelay, Signal, Start, json_member, next};
-
-/// The library, and the file that makes the clock fail when it comes into being.
-struct Trap {
-    folder: PathBuf,
+/// A clock that fails.
+fn failing_clock() -> Trap {
+    Trap::new("failing_clock.c")
 }
 
-impl Trap {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("roomcast-panic-{}-{count}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).expect("a folder can be made");
-        let trap = Self { folder };
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/failing_clock.c");
-        let mut gcc = Command::new("gcc");
-        gcc.args(["-shared", "-fPIC", "-O1", "-o"]);
-        let status = gcc.arg(trap.library()).arg(source).status();
-        assert!(status.is_ok_and(|status| status.success()), "gcc");
-        trap
-    }
-
-    fn library(&self) -> PathBuf {
-        self.folder.join("failing_clock.so")
-    }
-
-    fn trigger(&self) -> PathBuf {
-        self.folder.join("now")
-    }
-
-    /// A daemon whose thread of that name will panic.
-    fn start(&self, thread: &str, args: &[&str]) -> Daemon {
-        let start = Start::default().args(args);
-        let start = start.env("LD_PRELOAD", self.library().to_str().expect("UTF-8"));
-        let start = start.env("FAILING_THREAD", thread);
-        let start = start.env("FAILING_WHEN", self.trigger().to_str().expect("UTF-8"));
-        start.start()
-    }
-
-    /// From now on the thread panics when it reads the clock.
-    fn spring(&self) {
-        std::fs::write(self.trigger(), "").expect("a folder of ours");
-    }
-
-    /// No other thread of that name panics.
-    fn release(&self) {
-        std::fs::remove_file(self.trigger()).expect("it was sprung");
-    }
-}
-
-impl Drop for Trap {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+/// A daemon whose thread of that name panics when it reads the clock after the trap was sprung.
+fn start(trap: &Trap, thread: &str, args: &[&str]) -> Daemon {
+    let start = trap.load(Start::default().args(args));
+    start.env("FAILING_THREAD", thread).start()
 }
 
 /// Asserts that a daemon has ended as one whose `thread` has panicked, and says so.
@@ -98,8 +52,8 @@ fn a_thread_that_panics_ends_the_daemon_with_an_error() {
         ("loop", "2", "the loop has panicked"),
         ("loop", "0", "the loop has panicked"),
     ] {
-        let trap = Trap::new();
-        let mut daemon = trap.start(thread, &["--workers", workers]);
+        let trap = failing_clock();
+        let mut daemon = start(&trap, thread, &["--workers", workers]);
         let mut members = members_at_all_workers(&daemon);
         trap.spring();
         for member in &mut members {
@@ -120,8 +74,8 @@ fn a_thread_that_hears_operators_is_not_done_without() {
         ("chores", Signal::Usr1),
         ("chores", Signal::Hup),
     ] {
-        let trap = Trap::new();
-        let mut daemon = trap.start(thread, &[]);
+        let trap = failing_clock();
+        let mut daemon = start(&trap, thread, &[]);
         let mut member = Client::connect(&daemon, "/ws?room=a");
         trap.spring();
         daemon.signal(signal);
@@ -134,9 +88,9 @@ fn a_thread_that_hears_operators_is_not_done_without() {
 fn a_thread_of_the_broker_that_panics_ends_the_node() {
     let redis = Redis::start();
     for thread in ["redis-feed", "redis-exec"] {
-        let trap = Trap::new();
+        let trap = failing_clock();
         let url = redis.url();
-        let mut daemon = trap.start(thread, &["--redis", &url, "--node-name", thread]);
+        let mut daemon = start(&trap, thread, &["--redis", &url, "--node-name", thread]);
         let mut member = json_member(&daemon, "room=a");
         trap.spring();
         // It may have ended already.
@@ -151,13 +105,14 @@ fn a_thread_of_the_broker_that_panics_ends_the_node() {
 fn an_attempt_to_reach_redis_that_panics_is_one_that_failed() {
     let redis = Redis::start();
     let relay = RedisRelay::to(&redis);
-    let trap = Trap::new();
+    let trap = failing_clock();
     let url = relay.url();
-    let daemon = trap.start("redis-dial", &["--redis", &url, "--node-name", "n1"]);
+    let daemon = start(&trap, "redis-dial", &["--redis", &url, "--node-name", "n1"]);
     let mut member = json_member(&daemon, "room=a");
     trap.spring();
     relay.cut();
     daemon.wait_log("ERROR panicked at ");
+    // No other thread of that name panics.
     trap.release();
     member.send_text("x");
     assert_eq!(next(&mut member), (1, "x".into()));
@@ -167,8 +122,12 @@ fn an_attempt_to_reach_redis_that_panics_is_one_that_failed() {
 #[test]
 fn a_load_outlives_a_worker_that_panics() {
     const LOAD: &str = "--members 12 --publishers 3 --rooms 3 --rate 40 --cuts 6 --secs 8";
-    let trap = Trap::new();
-    let mut daemon = trap.start("worker-1", &["--workers", "2", "--listen", "127.0.0.54:0"]);
+    let trap = failing_clock();
+    let mut daemon = start(
+        &trap,
+        "worker-1",
+        &["--workers", "2", "--listen", "127.0.0.54:0"],
+    );
     let listen = daemon.addr().to_string();
     let loads = [LOAD.to_owned(), format!("{LOAD} --protocol centrifugo")];
     let loads = loads.map(|load| Load::start(&[&daemon], &load));

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Crowd, DEADLINE, Daemon, Wire, linger, publish_numbered, upgrade_request, wait_until,
+    Api, Crowd, DEADLINE, Daemon, Wire, pace, publish_numbered, upgrade_request, wait_until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -26,7 +26,7 @@ fn publish_until(is_over: &AtomicBool, api: &mut Api, room: &str) -> u64 {
     while !is_over.load(Ordering::Relaxed) {
         offset += 1;
         publish_numbered(api, room, offset..=offset);
-        linger(PACE);
+        pace(PACE);
     }
     offset
 }
@@ -118,10 +118,19 @@ fn twenty_thousand_connects_and_resets_leave_nothing_behind() {
 
 // --- All come back at once ------------------------------------------------------------------------
 
-/// How many come back. `ROOMCAST_STORM_MEMBERS` says otherwise, up to what a process may have files.
+/// How many come back, unless `ROOMCAST_STORM_MEMBERS` says otherwise. Where a process may not have as many
+/// files and a third more, they are fewer.
 fn members_of_the_storm() -> usize {
-    let members = std::env::var("ROOMCAST_STORM_MEMBERS").ok();
-    members.map_or(6000, |members| members.parse().expect("a number"))
+    const MEMBERS: usize = 15_000;
+    if let Ok(members) = std::env::var("ROOMCAST_STORM_MEMBERS") {
+        return members.parse().expect("a number");
+    }
+    let files = rlimit::increase_nofile_limit(u64::MAX).expect("limits can be read");
+    let members = usize::try_from(files / 4 * 3).map_or(MEMBERS, |members| members.min(MEMBERS));
+    if members < MEMBERS {
+        eprintln!("{members} members instead of {MEMBERS}: a process may have {files} files");
+    }
+    members
 }
 
 #[test]
@@ -153,7 +162,7 @@ fn all_who_come_back_at_once_get_what_they_missed() {
             scope.spawn(|| {
                 for offset in 61..=70 {
                     publish_numbered(&mut api, "storm", offset..=offset);
-                    linger(10 * PACE);
+                    pace(10 * PACE);
                 }
             });
             crowd.come_back(daemon.addr(), patience);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Client, Daemon, Dial, Frame, SecretFile, Signal, Start, Wire, Witness, linger, post_request,
-    signed_token, wait_for, wait_until,
+    Client, Daemon, Dial, Frame, SecretFile, Signal, Start, Wire, Witness, linger, pace,
+    post_request, signed_token, wait_for, wait_until,
 };
 use serde_json::json;
 
@@ -525,7 +525,7 @@ fn a_daemon_at_its_limit_of_files_says_so_once() {
     for _ in 0..100 {
         drop(held.remove(0));
         held.push(Wire::connect(daemon.addr()));
-        linger(Duration::from_millis(5));
+        pace(Duration::from_millis(5));
     }
     let count = |part: &str| {
         let lines = daemon.log_lines();

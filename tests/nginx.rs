@@ -9,12 +9,12 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use driven::Driven;
-use harness::{Certificate, DEADLINE, Daemon, Dial, SecretFile, Signal, wait_until};
+use harness::{Certificate, DEADLINE, Daemon, Dial, SecretFile, Signal, breathe, wait_until};
 
 /// The example of the guide.
 const EXAMPLE: &str = include_str!("../docs/deploy/nginx.conf");
@@ -140,7 +140,7 @@ impl Drop for Nginx {
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let deadline = Instant::now() + DEADLINE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::park_timeout(Duration::from_millis(3));
+            breathe();
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

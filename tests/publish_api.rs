@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use harness::{
-    Api, Client, Daemon, Frame, Message, error_of, history, json_member, linger, next, publication,
+    Api, Client, Daemon, Frame, Message, error_of, history, json_member, next, publication,
 };
 use serde_json::{Value, json};
 
@@ -548,5 +548,4 @@ fn an_answer_comes_behind_the_interval_that_gathers() {
         assert_eq!(next(&mut member).0, number);
         assert_eq!(api.answer()["result"]["offset"], number);
     }
-    linger(Duration::from_millis(1));
 }

@@ -4,7 +4,7 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Client, Daemon, Dial, Frame, Message, Trial, Witness, linger};
+use harness::{Client, Daemon, Dial, Frame, Message, Trial, Witness, pace};
 
 /// That many messages in one write.
 fn burst(count: usize) -> Vec<u8> {
@@ -80,7 +80,7 @@ fn a_steady_rate_below_the_limit_never_closes() {
     for n in 0..100 {
         client.send_text(&n.to_string());
         assert_eq!(client.recv_text(), n.to_string());
-        linger(interval);
+        pace(interval);
     }
     assert!(start.elapsed() >= interval * 100);
     client.close();
@@ -97,7 +97,7 @@ fn a_burst_comes_back_with_rest() {
             assert_eq!(client.recv_text(), n.to_string(), "round {round}");
         }
         // Four messages at twenty a second, and a little more.
-        linger(Duration::from_millis(250));
+        pace(Duration::from_millis(250));
     }
     client.close();
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio, id};
 use std::time::Instant;
 
-use harness::{Client, DEADLINE, Daemon, SecretFile, Signal, run_to_exit};
+use harness::{Client, DEADLINE, Daemon, SecretFile, Signal, breathe, run_to_exit};
 
 /// A path that is free, and is again when this is dropped.
 struct Scratch(PathBuf);
@@ -144,7 +144,7 @@ fn signals_are_caught_before_anything_else_and_wait_until_they_are_heard() {
                 break status;
             }
             assert!(Instant::now() < deadline, "it does not end");
-            std::thread::park_timeout(std::time::Duration::from_millis(3));
+            breathe();
         };
         assert!(ended.success(), "{ended}");
         let mut text = String::new();

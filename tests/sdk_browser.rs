@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use chromium::Browser;
 use driven::tool;
-use harness::{Api, Client, Daemon, SecretFile, linger, signed_token};
+use harness::{Api, Client, Daemon, SecretFile, pace, signed_token};
 
 /// A web server with the page, on a port of its own. Its thread ends with the process.
 fn page_server() -> SocketAddr {
@@ -193,7 +193,7 @@ fn a_reload_under_traffic_neither_loses_nor_repeats() {
             for number in 1..ALL {
                 api.publish("r", &json!(number));
                 // About as long as a page takes to come back a few times.
-                linger(Duration::from_millis(3));
+                pace(Duration::from_millis(3));
             }
         });
         while !publisher.is_finished() {

@@ -319,7 +319,7 @@ fn a_member_that_keeps_reading_is_not_closed_however_long_its_backlog_lasts() {
                 // About 8 MB a second: the backlog outlasts the timeout, the socket never stands
                 // still for long.
                 if n % 16 == 0 {
-                    harness::linger(Duration::from_millis(30));
+                    harness::pace(Duration::from_millis(30));
                 }
             }
             assert!(start.elapsed() > Duration::from_secs(2));

@@ -9,12 +9,12 @@
 )]
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::driven::{Driven, brief};
-use crate::harness::{Client, DEADLINE, Daemon};
+use crate::harness::{Client, DEADLINE, Daemon, breathe};
 
 /// Longer than the page ever waits before it tries to connect again.
 pub(crate) const HOUR_MS: u64 = 3_600_000;
@@ -102,7 +102,7 @@ impl Browser {
                 return value;
             }
             assert!(Instant::now() < deadline, "{script} stays {before}");
-            std::thread::park_timeout(Duration::from_millis(10));
+            breathe();
         }
     }
 

@@ -195,7 +195,7 @@ impl Drop for Driven {
         self.orders = None;
         let deadline = Instant::now() + END_DEADLINE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::park_timeout(Duration::from_millis(3));
+            crate::harness::breathe();
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

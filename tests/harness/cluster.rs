@@ -11,7 +11,7 @@ use roomcast::verify::{self, Options, Verdict};
 use tungstenite::protocol::WebSocket;
 use tungstenite::{Error as WsError, Message};
 
-use super::{Daemon, wait_for, wait_until};
+use super::{Daemon, breathe, pace, wait_for, wait_until};
 
 /// A node of the cluster at this URL.
 pub(crate) fn node(url: &str, name: &str, args: &[&str]) -> Daemon {
@@ -165,7 +165,7 @@ impl Probe {
                 threads.push(std::thread::spawn(move || {
                     while !shared.is_over.load(Ordering::Relaxed) {
                         if serve(&shared, node).is_err() {
-                            std::thread::park_timeout(PROBE_INTERVAL);
+                            pace(PROBE_INTERVAL);
                         }
                     }
                 }));
@@ -208,7 +208,7 @@ impl Probe {
                 return took;
             }
             assert!(Instant::now() < deadline, "{fault}: {times:?}");
-            std::thread::park_timeout(Duration::from_millis(2));
+            breathe();
         }
     }
 }

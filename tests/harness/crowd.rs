@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{Api, DEADLINE, Frame, opcode, upgrade_request};
+use super::{Api, DEADLINE, Frame, breathe, opcode, upgrade_request};
 
 /// Addresses that the connections of a crowd come from, from 127.0.0.10 on: the ports of one would
 /// run short.
@@ -118,12 +118,22 @@ impl Crowd {
         });
     }
 
-    /// Reads what comes within `span`.
+    /// Reads until each has answered `count` pings more than `before`, which [`Self::pings`] has said.
+    pub(crate) fn read_pings(&mut self, before: &[u64], count: u64, patience: Duration) {
+        let what = format!("pinged {count} times more");
+        self.share(patience, |seats, deadline| {
+            read_until(seats, deadline, &what, |seat| {
+                seat.pings >= before[seat.number] + count
+            });
+        });
+    }
+
+    /// Reads what comes within `span`: for watching what must *not* come, and for how long it lasts.
     pub(crate) fn read_for(&mut self, span: Duration) {
         self.share(span, |seats, deadline| {
             while Instant::now() < deadline {
                 seats.iter_mut().for_each(Seat::read);
-                std::thread::park_timeout(Duration::from_millis(2));
+                breathe();
             }
         });
     }
@@ -217,7 +227,7 @@ fn read_until(seats: &mut [Seat], deadline: Instant, what: &str, is_done: impl F
             "{waiting} of {} are not {what} in time: {example}",
             seats.len()
         );
-        std::thread::park_timeout(Duration::from_millis(1));
+        breathe();
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::time::{Duration, Instant};
 
-use super::{DEADLINE, Exposition, Response, Wire, http, wait_for};
+use super::{DEADLINE, Exposition, Response, Wire, breathe, http, pace, wait_for};
 
 /// What a daemon gets unless the test says otherwise.
 const DEFAULTS: [(&str, &str, &str); 4] = [
@@ -82,7 +82,7 @@ impl Start {
                 let _ = child.wait();
                 panic!("{self:?} still runs, log:\n{}", log.tail());
             }
-            std::thread::park_timeout(Duration::from_millis(3));
+            breathe();
         }
     }
 
@@ -332,7 +332,7 @@ impl Daemon {
                 "{name} stays {value}; log:\n{}",
                 self.log.tail()
             );
-            std::thread::park_timeout(Duration::from_millis(5));
+            breathe();
         }
     }
 
@@ -394,7 +394,7 @@ impl Daemon {
             for name in ["-CONT", "-TERM"] {
                 let _ = Command::new("kill").args([name, &pid]).status();
             }
-            std::thread::park_timeout(Duration::from_millis(30));
+            pace(Duration::from_millis(30));
         }
     }
 
@@ -449,7 +449,7 @@ impl Daemon {
         while self.rss_bytes() > bytes {
             least = least.min(self.rss_bytes());
             assert!(Instant::now() < deadline, "{what}: stays at {least}");
-            std::thread::park_timeout(Duration::from_millis(10));
+            breathe();
         }
     }
 

@@ -15,6 +15,7 @@
 //! - [`node`] is a daemon in a cluster, [`Load`] a load on it whose books must balance, and [`Probe`] measures
 //!   how long it is out of service.
 //! - [`Crowd`] is thousands of members of one room, each with a ledger.
+//! - [`Trap`] has the libc of a daemon fail when the test says so.
 //! - [`Witness`] is a healthy publisher and member: `assert_served` proves that a daemon still works.
 //!
 //! Everything that waits gives up after [`DEADLINE`] and says what it had seen until then.
@@ -37,6 +38,7 @@ mod frame;
 mod redis;
 mod sdk;
 mod secret;
+mod trap;
 mod trial;
 mod wait;
 mod wire;
@@ -54,7 +56,8 @@ pub(crate) use exposition::Exposition;
 pub(crate) use frame::{Frame, opcode};
 pub(crate) use sdk::{SDK_PATH, Sdk, lines_of, resume};
 pub(crate) use secret::{SecretFile, signed_token};
+pub(crate) use trap::Trap;
 pub(crate) use trial::Trial;
-pub(crate) use wait::{DEADLINE, linger, wait_for, wait_until};
+pub(crate) use wait::{DEADLINE, breathe, linger, pace, wait_for, wait_until};
 pub(crate) use wire::{Response, Wire, http, narrow_listener};
 pub(crate) use witness::Witness;

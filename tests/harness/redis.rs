@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::DEADLINE;
+use super::{DEADLINE, breathe};
 
 /// A `redis-server` on a port of its own.
 pub(crate) struct Redis {
@@ -227,7 +227,7 @@ impl Redis {
                 // It might be another's that has taken the port, while this one is about to end.
                 return matches!(self.child.try_wait(), Ok(None)) && self.is_itself();
             }
-            std::thread::park_timeout(Duration::from_millis(5));
+            breathe();
         }
         false
     }
@@ -460,7 +460,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<RelayState>, is_question: 
             }
             let mut passing = Passing::of(state.passing.load(Ordering::Acquire));
             while passing == Passing::Later {
-                std::thread::park_timeout(Duration::from_millis(2));
+                breathe();
                 passing = Passing::of(state.passing.load(Ordering::Acquire));
             }
             let passes = match passing {

@@ -1,4 +1,4 @@
-//! Waiting for conditions, always with a deadline.
+//! Waiting for conditions, always with a deadline, and the few ways to let time go by.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
             Instant::now() < deadline,
             "{what}: not so within {DEADLINE:?}"
         );
-        std::thread::park_timeout(Duration::from_millis(3));
+        breathe();
     }
 }
 
@@ -27,10 +27,23 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
-/// Lets `span` go by. Only for watching what must *not* happen meanwhile, such as use of CPU time.
+/// Lets `span` go by: for watching what must *not* happen meanwhile, such as use of CPU time, for how
+/// long a fault lasts, and for a time of the product whose end nothing tells.
 pub(crate) fn linger(span: Duration) {
     let end = Instant::now() + span;
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);
     }
+}
+
+/// Lets `interval` go by between two steps of a client or a load, whose speed is a part of what it is. What
+/// the test asserts must hold however long it really takes.
+pub(crate) fn pace(interval: Duration) {
+    linger(interval);
+}
+
+/// Lets others run between two looks at a condition, in a loop that has a deadline of its own or ends
+/// with what it serves.
+pub(crate) fn breathe() {
+    std::thread::park_timeout(Duration::from_millis(3));
 }
