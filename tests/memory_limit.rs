@@ -139,11 +139,11 @@ fn five_thousand_stalled_members_of_large_publications_do_not_take_more_than_the
 #[test]
 fn a_thousand_stalled_members_over_tls_do_not_take_more_than_the_limit() {
     const STALLED: usize = 1000;
-    const LIMIT: u64 = 32 << 20;
+    const LIMIT: u64 = 40 << 20;
     let certificate = Certificate::chained();
     let (cert, key) = (certificate.cert(), certificate.key());
     let tls = ["--tls-cert", &cert, "--tls-key", &key];
-    let limit = ["--memory-limit", "32MiB", "--ping-interval", "off"];
+    let limit = ["--memory-limit", "40MiB", "--ping-interval", "off"];
     let daemon = start(&[tls, limit].concat());
     let config = tls_clients(&certificate);
     let members: Vec<TcpStream> = (0..STALLED)
@@ -153,10 +153,10 @@ fn a_thousand_stalled_members_over_tls_do_not_take_more_than_the_limit() {
     let mut api = Api::connect(&daemon);
     assert_eq!(daemon.admin_get("/readyz").text(), "ok");
 
-    // What does not fit the sockets of the first is held as ciphertext, by each for itself; without a
-    // limit, the places in the queues would take 24 MB more.
+    // Of what does not fit the sockets a record is held as ciphertext, by each for itself; without a limit,
+    // the places in the queues would take 24 MB more.
     for number in 0..900 {
-        let filler = "x".repeat(if number == 0 { 6_000 } else { 200 });
+        let filler = "x".repeat(if number == 0 { 60_000 } else { 200 });
         let text = format!("{number} {filler}");
         api.result("publish", &json!({"channel": "busy", "data": text}));
     }

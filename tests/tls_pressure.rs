@@ -326,12 +326,12 @@ fn what_sessions_hold_is_in_the_arithmetic_of_check() {
     };
     let with_tls = [&args[..], &["--tls-cert", &cert, "--tls-key", &key]].concat();
     let with_tls = line(&with_tls);
-    assert!(with_tls.contains(" 920.0 KiB "), "{with_tls}");
+    assert!(with_tls.contains(" 440.0 KiB "), "{with_tls}");
     for part in [
         "10 connections",
         "8KiB when idle",
         "20KiB",
-        "64KiB ciphertext",
+        "16KiB ciphertext",
     ] {
         assert!(with_tls.contains(part), "{with_tls}");
     }

@@ -98,8 +98,9 @@ pub const READ_BYTES_MAX: usize = 128 << 10;
 /// certificates of clients are not asked for.
 pub const TLS_HANDSHAKE_BYTES_MAX: usize = 16 << 10;
 
-/// Content that may wait as TLS ciphertext, in bytes. Four records.
-pub const TLS_HELD_BYTES_MAX: usize = 64 << 10;
+/// Content that may wait as TLS ciphertext, in bytes: one record. It is each connection's own, whatever
+/// its queue has in common with others, and stays if the queue is given up.
+pub const TLS_HELD_BYTES_MAX: usize = 16 << 10;
 
 /// What a node of a cluster may at least hold of publications that it has heard of a room ahead of
 /// those that it is reading, in bytes of payload: as much as `--history-bytes` by default.

@@ -126,7 +126,10 @@ fn batch(json: &Json<'_>) -> Result<ApiCall, ApiCode> {
             [] => Err(ApiCode::MethodNotFound),
             [(name, value)] => {
                 let name = name.as_deref().ok_or(BAD)?;
-                single(named(name)?, value)
+                match named(name)? {
+                    ApiMethod::Batch => Err(ApiCode::MethodNotFound),
+                    method => single(method, value),
+                }
             }
             _ => Err(BAD),
         }

@@ -83,7 +83,7 @@ const TEXTS: [&str; 16] = [
     r#"{"id":10,"sub_refresh":{"channel":"a","token":"x"}}"#,
 ];
 
-const MEMORY_BYTES_MAX: usize = 100_000;
+const MEMORY_BYTES_MAX: usize = 16 << 20;
 const WORKERS: usize = 2;
 const CLIENTS_MAX: usize = 24;
 
