@@ -256,6 +256,98 @@ fn every_threat_names_tests_that_there_are() {
     }
 }
 
+/// The files of tests, with what is in them.
+fn test_files() -> impl Iterator<Item = (String, String)> {
+    let folder = fs::read_dir(root().join("tests")).expect("a folder");
+    let paths = folder.map(|entry| entry.expect("an entry").path());
+    let files = paths.filter(|path| path.extension().is_some_and(|name| name == "rs"));
+    files.map(|path| {
+        let name = path
+            .file_name()
+            .expect("a file")
+            .to_string_lossy()
+            .into_owned();
+        (name, fs::read_to_string(&path).expect("text"))
+    })
+}
+
+#[test]
+fn every_file_of_tests_is_in_the_document_and_every_named_test_is_there() {
+    let text = fs::read_to_string(root().join("docs/TESTING.md")).expect("the document");
+    let files: BTreeMap<String, String> = test_files().collect();
+    assert!(files.len() > 80, "{} files were found", files.len());
+    for name in files.keys() {
+        assert!(
+            text.contains(&format!("\n| `{name}` | ")),
+            "{name} has no row"
+        );
+    }
+    // A line names a file, and then tests in it, some of them by their beginning.
+    let mut tests = 0;
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let mut code = None;
+        for word in line.split('`').skip(1).step_by(2) {
+            let is_name = |text: &str| {
+                text.bytes()
+                    .all(|byte| byte == b'_' || byte.is_ascii_lowercase())
+            };
+            let beginning = word.strip_suffix('…').unwrap_or(word);
+            match code {
+                _ if word.ends_with(".rs") => code = files.get(word),
+                Some(code) if is_name(beginning) && beginning.matches('_').count() > 2 => {
+                    let is_there = code.contains(&format!("\nfn {beginning}"));
+                    assert!(is_there, "{word} is not where {line:?} says");
+                    tests += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(tests > 10, "{tests} tests are named");
+}
+
+/// A sanitizer multiplies memory, so tests that measure it are left out there.
+#[test]
+fn every_test_of_resident_memory_is_left_out_under_the_sanitizer() {
+    let script = fs::read_to_string(root().join("tests/sanitize")).expect("the script");
+    let (_, list) = script.split_once("\nLEFT_OUT=(\n").expect("a list");
+    let (list, _) = list.split_once("\n)").expect("its end");
+    let left_out: Vec<&str> = list.lines().map(str::trim).collect();
+    let all: Vec<(String, String)> = test_files()
+        .filter(|(name, _)| name != "floors.rs")
+        .collect();
+    let is_test = |name: &str| {
+        all.iter()
+            .any(|(_, code)| code.contains(&format!("{name}()")))
+    };
+    for name in &left_out {
+        assert!(is_test(name), "{name} is no test any more");
+    }
+    let mut measuring = 0;
+    for (file, code) in &all {
+        for part in code.split("\n#[test]\nfn ").skip(1) {
+            let (name, body) = part.split_once('(').expect("a test");
+            let body = body.split("\n}\n").next().unwrap_or_default();
+            if ["rss_bytes(", "--memory-limit"]
+                .iter()
+                .any(|word| body.contains(word))
+            {
+                measuring += 1;
+                let is_left_out = left_out.iter().any(|left| name.contains(left));
+                assert!(
+                    is_left_out || NOT_OF_MEMORY.contains(&name),
+                    "{file}: {name}"
+                );
+            }
+        }
+    }
+    assert!(measuring > 10, "{measuring} tests were found");
+}
+
+/// Tests that name the option alone.
+const NOT_OF_MEMORY: [&str; 1] =
+    ["check_shows_values_but_no_secret_and_its_status_says_whether_they_hold"];
+
 #[test]
 fn files_keep_to_one_subject() {
     for (path, _, code) in sources() {

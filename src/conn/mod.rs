@@ -546,6 +546,17 @@ impl Connection {
         }
     }
 
+    /// Whoever wants to know was told that it is open.
+    pub fn set_announced(&mut self) {
+        self.flags.is_announced = true;
+    }
+
+    /// Whether whoever wants to know was told that it is open.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.flags.is_announced
+    }
+
     // Time.
 
     /// When it must be looked at again; `None` if never.

@@ -3,7 +3,7 @@
 //! A pure function of the queue's level, the room's class and whether the socket is known to be
 //! full. It is asked at push time and never later: nothing is queued first and judged afterwards.
 
-use crate::base::Delivery;
+use crate::base::{Delivery, Limits};
 
 /// How much is waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub struct Level {
 }
 
 impl Level {
+    /// What may be queued for one connection.
+    #[must_use]
+    pub fn bound(limits: &Limits) -> Self {
+        Self {
+            bytes: limits.outbound_bytes_max,
+            publications: limits.outbound_publications_max,
+        }
+    }
+
     /// Whether this much or more than half of `bound` is waiting, in either measure.
     #[must_use]
     pub fn is_half_of(self, bound: Self) -> bool {

@@ -45,11 +45,8 @@ impl Connection {
         }
         if let Some(session) = &open.session {
             // Who does not read its answers is not read.
-            let half = Level {
-                bytes: limits.outbound_bytes_max,
-                publications: limits.outbound_publications_max,
-            };
-            return !session.is_busy() && !self.queue.level().is_half_of(half);
+            let is_full = self.queue.level().is_half_of(Level::bound(limits));
+            return !session.is_busy() && !is_full;
         }
         match open.purpose {
             Purpose::Rooms { .. } => true,

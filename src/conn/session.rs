@@ -448,28 +448,6 @@ impl Session {
 }
 
 impl Connection {
-    /// Whoever wants to know was told that it is open.
-    pub fn set_announced(&mut self) {
-        self.flags.is_announced = true;
-    }
-
-    /// Whether whoever wants to know was told that it is open.
-    #[must_use]
-    pub fn is_announced(&self) -> bool {
-        self.flags.is_announced
-    }
-
-    /// Whether what is queued waits for the answer to its first command.
-    #[must_use]
-    pub fn is_connecting(&self) -> bool {
-        self.flags.is_waiting
-    }
-
-    /// Sets whether what is queued waits for the answer to its first command.
-    pub fn set_connecting(&mut self, is_connecting: bool) {
-        self.flags.is_waiting = is_connecting;
-    }
-
     /// What it needs that speaks by commands, while it is open.
     pub fn session_mut(&mut self) -> Option<&mut Session> {
         self.open_mut()?.session.as_deref_mut()

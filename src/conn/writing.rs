@@ -37,6 +37,17 @@ impl Connection {
         self.flags.is_blocked | self.flags.is_waiting
     }
 
+    /// Whether what is queued waits for its first answer, be it to the upgrade or to a command.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.flags.is_waiting
+    }
+
+    /// Sets whether what is queued waits for its first answer.
+    pub fn set_waiting(&mut self, is_waiting: bool) {
+        self.flags.is_waiting = is_waiting;
+    }
+
     /// Sets whether it is in the list of connections to write to; returns what it was.
     pub fn set_dirty(&mut self, is_dirty: bool) -> bool {
         std::mem::replace(&mut self.flags.is_dirty, is_dirty)

@@ -27,7 +27,7 @@ use slab::Slab;
 use super::call::{
     ANSWER_BYTES_MAX, Call, Caller, Guest, Outcome, PLACE_BYTES_MIN, Recipients, Step,
 };
-use super::{Hub, bound, mark_dirty};
+use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Delivery, Instant, Limits, Now};
 use crate::conn::Purpose;
 use crate::conn::pressure::{Level, Verdict, judge};
@@ -542,7 +542,7 @@ impl<S> Hub<S> {
     /// Queues a message for one connection, in its form; returns whether it was queued. An open one
     /// that has no room for it is closed.
     fn give(&mut self, now: Now, id: ConnId, forms: &[Arc<Frames>; WireForm::COUNT]) -> bool {
-        let bound = bound(&self.limits);
+        let bound = Level::bound(&self.limits);
         let Some(entry) = self.table.get_mut(id) else {
             return false;
         };

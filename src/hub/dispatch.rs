@@ -1,9 +1,10 @@
 //! From messages to jobs, and from effects back to connections.
 
 use super::replay::Joined;
-use super::{Event, Hub, bound, mark_dirty};
+use super::{Event, Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now};
 use crate::conn::Purpose;
+use crate::conn::pressure::Level;
 use crate::exchange::{Effect, Job, Terms};
 use crate::wire::websocket::InputEnd;
 
@@ -294,7 +295,11 @@ impl<S> Hub<S> {
         self.catch_up(id);
         self.read_messages(now, id, usize::MAX);
         if let Some(entry) = self.table.get_mut(id)
-            && entry.conn.queue.level().is_half_of(bound(&self.limits))
+            && entry
+                .conn
+                .queue
+                .level()
+                .is_half_of(Level::bound(&self.limits))
         {
             // What was published while it was joining has waited for this moment.
             self.raise_flush_barrier();

@@ -78,8 +78,8 @@ impl<S> Hub<S> {
                 deadline = deadline.max(now.instant + self.limits.write_timeout);
             }
         }
-        if conn.is_connecting() {
-            // What has waited for the answer to its first command.
+        if conn.is_waiting() {
+            // What has waited for its first answer.
             conn.queue.drop_backlog();
         }
         if is_json {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Hub, bound, mark_dirty};
+use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Delivery, Now, Offset, RoomName};
 use crate::conn::Connection;
 use crate::conn::pressure::{Level, Verdict, judge};
@@ -29,7 +29,7 @@ enum Offer {
 impl<S> Hub<S> {
     /// Queues publications for every member of their room. Returns the number of members.
     pub(super) fn broadcast(&mut self, now: Now, broadcast: &Broadcast) -> usize {
-        let bound = bound(&self.limits);
+        let bound = Level::bound(&self.limits);
         let mut slow = Vec::new();
         let mut members_len = 0;
         let mut is_any_half_full = false;

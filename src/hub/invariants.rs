@@ -44,7 +44,7 @@ impl<S> Hub<S> {
             assert!(
                 conn.open().is_none()
                     || conn.queue.is_empty()
-                    || conn.is_connecting()
+                    || conn.is_waiting()
                     || conn.is_dirty()
                     || conn.is_backlogged(),
                 "{}: something is queued, and nobody looks at it",

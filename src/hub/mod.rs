@@ -300,7 +300,7 @@ impl<S> Hub<S> {
             self.note_backlogged(id);
         } else if !conn.queue.is_empty() {
             mark_dirty(conn, &mut self.dirty);
-            if conn.queue.level().is_half_of(bound(&self.limits)) {
+            if conn.queue.level().is_half_of(Level::bound(&self.limits)) {
                 // One write was not enough, and the socket takes more.
                 self.raise_flush_barrier();
             }
@@ -581,13 +581,5 @@ impl<S> Hub<S> {
 fn mark_dirty(conn: &mut Connection, dirty: &mut VecDeque<ConnId>) {
     if conn.may_flush() && !conn.set_dirty(true) {
         dirty.push_back(conn.id);
-    }
-}
-
-/// How much a send queue holds.
-fn bound(limits: &Limits) -> Level {
-    Level {
-        bytes: limits.outbound_bytes_max,
-        publications: limits.outbound_publications_max,
     }
 }

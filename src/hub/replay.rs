@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::fanout::push_skipped;
 use super::{Hub, mark_dirty};
 use crate::base::{CloseReason, ConnId, Now, Offset, RoomName};
+use crate::conn::pressure::Level;
 use crate::conn::{Missed, Purpose};
 use crate::exchange::{Job, Replay, Subscribed};
 use crate::wire::frame::Frames;
@@ -112,7 +113,7 @@ impl<S> Hub<S> {
             self.counters.deliveries += count as u64;
             self.counters.replayed += count as u64;
             mark_dirty(conn, &mut self.dirty);
-            if !conn.is_blocked() && conn.queue.level().is_half_of(super::bound(&self.limits)) {
+            if !conn.is_blocked() && conn.queue.level().is_half_of(Level::bound(&self.limits)) {
                 self.raise_flush_barrier();
             }
         }
@@ -131,7 +132,7 @@ impl<S> Hub<S> {
 
     /// Asks for the next part of what a connection missed, if it has room for it.
     pub(super) fn catch_up(&mut self, id: ConnId) {
-        let bound = super::bound(&self.limits);
+        let bound = Level::bound(&self.limits);
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };

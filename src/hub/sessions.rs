@@ -12,6 +12,7 @@ use super::replay::Joined;
 use super::{Hub, mark_dirty};
 use crate::auth::token::{self, TokenRefusal};
 use crate::base::{CloseReason, ConnId, Identity, Now, RoomName, Since};
+use crate::conn::pressure::Level;
 use crate::conn::session::{Asker, Connecting, Session, SessionDue, Subscription};
 use crate::conn::{Missed, Purpose};
 use crate::exchange::{Job, Subscribed, Terms};
@@ -113,7 +114,7 @@ impl<S> Hub<S> {
             return Step::Done;
         };
         entry.conn.set_identity(identity.map(Arc::new));
-        entry.conn.set_connecting(true);
+        entry.conn.set_waiting(true);
         let Some(open) = entry.conn.open_mut() else {
             return Step::Done;
         };
@@ -178,7 +179,7 @@ impl<S> Hub<S> {
         put_connect(&mut out, connecting.id, &result);
         let frames = Frames::message(PayloadKind::Text, &out);
         conn.queue.push_first(&frames);
-        conn.set_connecting(false);
+        conn.set_waiting(false);
         mark_dirty(conn, &mut self.dirty);
         let identity = conn.purpose().and_then(Purpose::identity);
         let replaced = identity.map_or_else(Vec::new, |one| self.users.open(&one.user, id));
@@ -300,7 +301,7 @@ impl<S> Hub<S> {
         self.counters.deliveries += publications as u64;
         self.counters.replayed += publications as u64;
         mark_dirty(conn, &mut self.dirty);
-        if !conn.is_blocked() && conn.queue.level().is_half_of(super::bound(&self.limits)) {
+        if !conn.is_blocked() && conn.queue.level().is_half_of(Level::bound(&self.limits)) {
             self.raise_flush_barrier();
         }
         if is_rejected {
@@ -451,7 +452,7 @@ impl<S> Hub<S> {
         let Some(room) = self.members.room(room) else {
             return 0;
         };
-        let bound = super::bound(&self.limits);
+        let bound = Level::bound(&self.limits);
         for slot in room.watchers() {
             told_len += 1;
             if let Some(conn) = self.table.at_mut(slot)
