@@ -69,11 +69,17 @@ pub(super) struct Feed {
     is_over: bool,
 }
 
+/// A channel that is subscribed to again and again, and has not once been confirmed as often for so long,
+/// is one whose subscription got lost.
+const NEVER_CONFIRMED_MAX: Duration = Duration::from_secs(40);
+
 /// Subscriptions to a channel that are not confirmed.
 #[derive(Debug)]
 struct Awaited {
     count: u32,
-    /// When the first of them was asked for, or one was confirmed since.
+    /// When the first of them was asked for.
+    first: Instant,
+    /// The same, or when one of them was confirmed since.
     since: Instant,
 }
 
@@ -345,7 +351,12 @@ impl Feed {
     fn await_confirmation(&mut self, channel: Vec<u8>) {
         let since = clock::read_instant();
         let awaited = self.awaited.entry(channel);
-        awaited.or_insert(Awaited { count: 0, since }).count += 1;
+        let none = Awaited {
+            count: 0,
+            first: since,
+            since,
+        };
+        awaited.or_insert(none).count += 1;
     }
 
     /// Whether a subscription was not confirmed for too long, though other things are heard: what asked
@@ -357,7 +368,10 @@ impl Feed {
         }
         self.look_at = now + LOOK_INTERVAL;
         let mut awaited = self.awaited.values();
-        awaited.any(|one| one.since + SILENCE_MAX <= now)
+        awaited.any(|one| {
+            let is_silent = one.since + SILENCE_MAX <= now;
+            is_silent || one.first + NEVER_CONFIRMED_MAX <= now
+        })
     }
 
     fn handle_confirmation(&mut self, channel: Vec<u8>) {

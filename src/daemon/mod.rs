@@ -229,7 +229,12 @@ impl Server {
             memory: match limits.memory_bytes_max {
                 Some(_) => {
                     let mut resident = ResidentMemory::open()?;
-                    Some(MemoryWatch::new(move || resident.read(), heap::give_back))
+                    let give_back = || {
+                        let begun = clock::read_instant();
+                        heap::give_back();
+                        clock::read_instant().saturating_duration_since(begun)
+                    };
+                    Some(MemoryWatch::new(move || resident.read(), give_back))
                 }
                 None => None,
             },

@@ -26,6 +26,8 @@ pub(super) struct Memory {
 pub struct Relief {
     /// Connections closed.
     pub closed: usize,
+    /// Connections cut off that had been closed before.
+    pub cut: usize,
     /// What is given up now.
     pub pressure: MemoryPressure,
 }
@@ -47,12 +49,14 @@ impl<S> Hub<S> {
             return Relief::default();
         };
         self.memory.used = used;
-        let mut closed = 0;
+        let (mut cut, mut closed) = (0, 0);
         if used >= marks.over {
+            let mut wanted = used - marks.goal;
             if used >= marks.urgent {
-                self.end_closing();
+                let freed;
+                (cut, freed) = self.end_closing();
+                wanted = wanted.saturating_sub(freed);
             }
-            let wanted = used - marks.goal;
             let freed;
             (closed, freed) = self.close_largest(now, wanted);
             self.memory.pressure = if freed < wanted {
@@ -65,13 +69,15 @@ impl<S> Hub<S> {
         }
         Relief {
             closed,
+            cut,
             pressure: self.memory.pressure,
         }
     }
 
-    /// Whether a process that takes so much must not wait.
-    pub fn is_urgent(&self, used: u64) -> bool {
-        Marks::of(&self.limits).is_some_and(|marks| used >= marks.urgent)
+    /// Whether so much is too much, and little enough to see first what comes of what was given up last.
+    pub fn may_wait(&self, used: u64) -> bool {
+        let marks = Marks::of(&self.limits);
+        marks.is_some_and(|marks| (marks.over..marks.urgent).contains(&used))
     }
 
     /// Closes connections that do not read, the one with the largest queue first, until `wanted` bytes
@@ -82,8 +88,7 @@ impl<S> Hub<S> {
             .backlog
             .iter()
             .filter_map(|id| table.get(*id))
-            // Whose socket takes bytes, for all that is known, is only waiting for its turn.
-            .filter(|conn| conn.open().is_some() && (conn.is_blocked() || conn.is_probed()))
+            .filter(|conn| conn.open().is_some() && is_stuck(conn))
             .map(|conn| (conn.queue.weight(), conn.id))
             .filter(|(weight, _)| *weight >= QUEUE_BYTES_MIN)
             .collect();
@@ -94,32 +99,37 @@ impl<S> Hub<S> {
             if freed >= wanted {
                 break;
             }
-            let footprint = |hub: &Self| {
-                let conn = hub.table.get(id);
-                conn.map_or(0, |conn| conn.queue.footprint() as u64)
-            };
-            let before = footprint(self);
+            let before = self.footprint(id);
             self.close(now, id, CloseReason::Memory);
-            freed += before.saturating_sub(footprint(self));
+            freed += before.saturating_sub(self.footprint(id));
             closed += 1;
         }
         (closed, freed)
     }
 
     /// Ends everybody who was closed, for whatever reason, and does not read on to the close frame.
-    fn end_closing(&mut self) {
+    /// Returns how many these were, and what their queues held, in bytes.
+    fn end_closing(&mut self) -> (usize, u64) {
         let table = &self.table;
-        let is_stuck = |conn: &&Connection| conn.is_closing() && conn.queue.weight() > 0;
         let stuck: Vec<ConnId> = self
             .backlog
             .iter()
             .filter_map(|id| table.get(*id))
-            .filter(is_stuck)
+            .filter(|conn| conn.is_closing() && conn.has_unwritten() && is_stuck(conn))
             .map(|conn| conn.id)
             .collect();
-        for id in stuck {
+        let mut freed = 0;
+        for &id in &stuck {
+            freed += self.footprint(id);
             self.drop_and_end(id, CloseReason::Memory);
         }
+        (stuck.len(), freed)
+    }
+
+    /// What the queue of a connection takes, in bytes.
+    fn footprint(&self, id: ConnId) -> u64 {
+        let conn = self.table.get(id);
+        conn.map_or(0, |conn| conn.queue.footprint() as u64)
     }
 
     /// Whether new connections are refused, since memory is short.
@@ -142,6 +152,11 @@ impl<S> Hub<S> {
         let used = self.memory.used;
         Some(format!("memory: {used} of {limit} bytes, {what}"))
     }
+}
+
+/// Whether its socket takes nothing. One that does, for all that is known, only waits for its turn.
+fn is_stuck(conn: &Connection) -> bool {
+    conn.is_blocked() || conn.is_probed()
 }
 
 /// What decides how much memory is too much, in bytes.

@@ -7,7 +7,6 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::{Instant, Now};
-use crate::clock;
 use crate::hub::{Hub, MemoryPressure, Relief};
 
 /// Looks at the memory of the process.
@@ -16,8 +15,8 @@ pub(crate) struct MemoryWatch {
     read: Box<dyn FnMut() -> Option<u64> + Send>,
     /// The last reading failed, and the log was told.
     is_blind: bool,
-    /// Gives back to the system what is free in the process.
-    give_back: Box<dyn FnMut() + Send>,
+    /// Gives back to the system what is free in the process, and says how long that took.
+    give_back: Box<dyn FnMut() -> Duration + Send>,
     next_look: Instant,
     /// Until then the last time that memory was given back is not a tenth of all.
     quiet_until: Instant,
@@ -37,10 +36,11 @@ struct Notices {
 
 impl MemoryWatch {
     /// `read` says how many bytes of the process are resident, if it can; `give_back` gives the system
-    /// what is free of them, and may take some milliseconds for each ten million.
+    /// what is free of them, which may take some milliseconds for each ten million, and says how long
+    /// it took.
     pub(crate) fn new(
         read: impl FnMut() -> Option<u64> + Send + 'static,
-        give_back: impl FnMut() + Send + 'static,
+        give_back: impl FnMut() -> Duration + Send + 'static,
     ) -> Self {
         Self {
             read: Box::new(read),
@@ -67,17 +67,15 @@ impl MemoryWatch {
             return false;
         };
         self.is_blind = false;
-        // Until it is seen what came of the last time, nothing more is closed, if there is time to wait.
-        if now.instant < self.quiet_until && !hub.is_urgent(used) {
+        if now.instant < self.quiet_until && hub.may_wait(used) {
             return false;
         }
         let relief = hub.handle_memory(now, used);
         let is_over = relief.pressure != MemoryPressure::None;
-        if relief.closed > 0 || (is_over && now.instant >= self.next_give_back) {
+        let has_freed = relief.closed + relief.cut > 0;
+        if has_freed || (is_over && now.instant >= self.next_give_back) {
             self.next_give_back = now.instant + GIVE_BACK_INTERVAL;
-            let begun = clock::read().instant;
-            (self.give_back)();
-            let cost = clock::read().instant.saturating_duration_since(begun);
+            let cost = (self.give_back)();
             self.quiet_until = now.instant + cost * GIVE_BACK_PARTS;
         }
         for line in self.notices.lines(now.instant, relief) {
@@ -174,23 +172,104 @@ mod tests {
             (5002, 2, Refusing, &[Line::Closed(2), Line::Refusing]),
             (5004, 0, None, &[Line::LetIn]),
         ] {
-            let lines: Vec<_> = notices.lines(at(ms), Relief { closed, pressure }).collect();
+            let relief = Relief {
+                closed,
+                cut: 0,
+                pressure,
+            };
+            let lines: Vec<_> = notices.lines(at(ms), relief).collect();
             assert_eq!(lines, expected, "at {ms}");
         }
     }
 
-    #[test]
-    fn memory_is_read_when_that_is_due_and_given_back_when_there_is_too_little() {
+    fn hub() -> Hub<()> {
         let limits = crate::base::Limits {
             memory_bytes_max: Some(16 << 20),
             ..crate::base::Limits::default()
         };
-        let gate = crate::hub::Gate::default();
-        let mut hub: Hub<()> = Hub::new(limits, gate, 1, Instant::ORIGIN, 1);
+        Hub::new(limits, crate::hub::Gate::default(), 1, Instant::ORIGIN, 1)
+    }
+
+    /// Gives the readings to the looks, one by one, and returns what was given back at each, in order,
+    /// where that takes `cost`.
+    fn look_at(readings: &[(u64, Option<u64>)], cost: Duration) -> Vec<u64> {
+        let mut hub = hub();
+        let (times, told) = crossbeam_channel::bounded(100);
+        let (next, current) = crossbeam_channel::bounded(1);
+        let (asks, asked) = crossbeam_channel::bounded(1);
+        let read = move || current.try_recv().expect("read only when it is due");
+        let give_back = move || {
+            asks.send(()).expect("nobody asks twice");
+            cost
+        };
+        let mut watch = MemoryWatch::new(read, give_back);
+        for &(ms, reading) in readings {
+            next.try_send(reading.map(|kib| kib << 10))
+                .expect("the last was read");
+            let now = Now {
+                instant: at(ms),
+                unix_ms: 0,
+            };
+            watch.look(now, &mut hub);
+            if asked.try_recv().is_ok() {
+                times.send(ms).expect("there is room");
+            }
+        }
+        assert_eq!(
+            watch.is_blind,
+            readings.last().is_some_and(|last| last.1.is_none())
+        );
+        told.try_iter().collect()
+    }
+
+    /// 7/8 of 16 MiB are 14336 KiB, 15/16 are 15360.
+    #[test]
+    fn giving_back_takes_a_tenth_of_the_time_unless_it_is_urgent() {
+        let cost = Duration::from_millis(200);
+        let readings = [
+            (10, Some(14_400)),
+            (1011, Some(14_400)),
+            (1500, Some(15_300)),
+            (2005, Some(15_300)),
+            (2010, Some(14_400)),
+            (2050, Some(15_400)),
+            (3011, Some(15_400)),
+            (3100, Some(1000)),
+            (3200, None),
+        ];
+        assert_eq!(look_at(&readings, cost), [10, 2010, 3011]);
+    }
+
+    #[test]
+    fn what_is_well_again_is_seen_at_once() {
+        let mut hub = hub();
+        let (next, current) = crossbeam_channel::bounded(1);
+        let read = move || current.try_recv().expect("read only when it is due");
+        let mut watch = MemoryWatch::new(read, || Duration::from_secs(1));
+        let mut look = |ms, kib: u64| {
+            next.try_send(Some(kib << 10)).expect("the last was read");
+            let now = Now {
+                instant: at(ms),
+                unix_ms: 0,
+            };
+            watch.look(now, &mut hub);
+            hub.counters().memory_pressure
+        };
+        assert_eq!(look(10, 15_000), MemoryPressure::Refusing);
+        assert_eq!(look(20, 14_400), MemoryPressure::Refusing);
+        assert_eq!(look(30, 10_000), MemoryPressure::None);
+    }
+
+    #[test]
+    fn memory_is_read_when_that_is_due_and_given_back_when_there_is_too_little() {
+        let mut hub = hub();
         let (asks, asked) = crossbeam_channel::unbounded();
         let (readings, read) = crossbeam_channel::unbounded();
         let read = move || Some(read.try_recv().expect("read only when it is due"));
-        let give_back = move || asks.send(()).expect("a channel without a bound");
+        let give_back = move || {
+            asks.send(()).expect("a channel without a bound");
+            Duration::ZERO
+        };
         let mut watch = MemoryWatch::new(read, give_back);
         for (ms, reading, given_back) in [
             (1, Some(1), 0),

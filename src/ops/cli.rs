@@ -284,9 +284,10 @@ pub struct Cli {
     )]
     pub history_memory: usize,
 
-    /// Memory that the process may take, in bytes or with a unit, at least 16MiB. Over it the
-    /// largest send queues are closed 3008, then new connections are answered 503. --history-memory
-    /// is lowered to half of it. "off" or 0 sets no bound.
+    /// Memory that the process may take, in bytes or with a unit, at least 16MiB. From 7/8 of it on
+    /// the largest send queues are closed 3008, then new connections are answered 503.
+    /// --history-memory is lowered to half of what lies between 8MiB and that, which must be at
+    /// least --history-bytes. "off" or 0 sets no bound.
     #[arg(
         long,
         env = "ROOMCAST_MEMORY_LIMIT",

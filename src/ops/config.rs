@@ -202,6 +202,12 @@ impl Config {
                 "--history-memory is lowered from {asked} to {left} bytes: --memory-limit leaves no more"
             ));
         }
+        let share = config.limits.history_memory_bytes_max / config.workers.max(1);
+        if config.cluster.url.is_none() && share < config.limits.history_bytes_max {
+            warnings.push(format!(
+                "--history-memory leaves {share} bytes to each worker: no room can keep --history-bytes"
+            ));
+        }
         Ok(config)
     }
 }

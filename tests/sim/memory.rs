@@ -155,13 +155,13 @@ impl World {
         }
         self.judge_pressure((used, limit), relief);
         if used >= limit / 8 * 7 {
-            self.judge_closed(&before, &closed, relief.pressure);
+            self.judge_closed(&before, &closed, relief);
         }
         let are_cut = used >= limit / 16 * 15;
         for index in leaving {
             let client = &self.node.clients[index];
-            // Who has everything takes no memory while its end is awaited.
-            let is_cut = are_cut && !client.server_has_ended;
+            // Who has everything takes no memory while its end is awaited, and who reads only waits.
+            let is_cut = are_cut && client.awaits_room;
             assert_eq!(
                 client.farewell.is_some(),
                 is_cut,
@@ -217,24 +217,27 @@ impl World {
 
     /// Who was closed did not read, and had one of the largest queues. Newcomers are refused only where
     /// nobody is left to be closed.
-    fn judge_closed(&self, before: &Queues, closed: &[usize], pressure: MemoryPressure) {
+    fn judge_closed(&self, before: &Queues, closed: &[usize], relief: Relief) {
+        let pressure = relief.pressure;
         for index in closed {
             let bytes = before[index];
             let client = &self.node.clients[*index];
             assert!(
-                bytes >= QUEUE_BYTES_MIN && client.was_refused,
+                bytes >= QUEUE_BYTES_MIN && client.awaits_room,
                 "client {index} is closed for {bytes} bytes"
             );
         }
         let smallest = closed.iter().map(|index| before[index]).min();
         let is_refusing = pressure == MemoryPressure::Refusing;
         assert!(
-            is_refusing || smallest.is_some(),
+            is_refusing || smallest.is_some() || relief.cut > 0,
             "{pressure:?}, and nobody is closed"
         );
+        let is_enough_cut = relief.cut > 0 && closed.is_empty() && !is_refusing;
         for (index, bytes) in before {
             let is_stuck = self.node.clients[*index].awaits_room;
             let may_stay = closed.contains(index)
+                || is_enough_cut
                 || !is_stuck
                 || *bytes < QUEUE_BYTES_MIN
                 || (!is_refusing && Some(*bytes) <= smallest);
