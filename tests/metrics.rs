@@ -800,6 +800,7 @@ fn the_loop_says_who_is_large_who_is_slow_and_what_closed() {
             "age_ms",
             "id",
             "peer",
+            "queue_weight",
             "queued",
             "queued_bytes",
             "rooms",
@@ -810,6 +811,10 @@ fn the_loop_says_who_is_large_who_is_slow_and_what_closed() {
     );
     assert_eq!(slow["rooms"], json!(["a", "#al"]));
     assert!(slow["queued_bytes"].as_u64() >= Some(60_000), "{slow}");
+    assert!(
+        slow["queue_weight"].as_u64() >= slow["queued_bytes"].as_u64(),
+        "{slow}"
+    );
     let close = &view["closes"][0];
     for (name, expected) in [
         ("peer", json!(gone.to_string())),
