@@ -5,8 +5,11 @@
 //!
 //! Invariants
 //! - Offsets rise. One that is passed over between `first` and the room's newest belongs to a
-//!   publication that was not to be kept (`skip_history`). Such a publication is here only if
-//!   somebody had joined before it and was still catching up; it is for those alone.
+//!   publication that was not to be kept (`skip_history`).
+//! - Such a publication is *passing*. It is here only while somebody is catching up who had joined
+//!   before it, for those alone, in a ring of its own: it takes nothing away from what is kept.
+//!   Where history is off, all are passing.
+//! - Every passing publication behind `passing_gone` is here for as long as somebody is catching up.
 //! - `bytes` is the sum of the payloads.
 //! - Whatever was published after `complete_since`, and was to be kept, is here.
 
@@ -22,20 +25,31 @@ use crate::wire::raw::Publication;
 pub struct Bounds {
     publications_max: usize,
     bytes_max: usize,
+    passing_publications_max: usize,
+    passing_bytes_max: usize,
     ttl_s: u32,
 }
 
 impl Bounds {
-    /// The bounds of a room's history among all bounds.
+    /// The bounds of a room's history among all bounds. What is passing is bounded as a send queue is:
+    /// whoever is catching up would have it there if it were live.
     #[must_use]
     pub fn of(limits: &Limits) -> Self {
         Self {
             publications_max: limits.history_publications_max,
             bytes_max: limits.history_bytes_max,
+            passing_publications_max: limits.outbound_publications_max,
+            passing_bytes_max: limits.outbound_bytes_max,
             ttl_s: u32::try_from(limits.history_ttl.as_secs())
                 .unwrap_or(u32::MAX)
                 .max(1),
         }
+    }
+
+    /// Whether anything is kept at all.
+    #[must_use]
+    pub fn keeps_any(&self) -> bool {
+        self.publications_max > 0
     }
 }
 
@@ -45,6 +59,10 @@ pub struct History {
     entries: VecDeque<Kept>,
     first: Offset,
     bytes: usize,
+    passing: VecDeque<Kept>,
+    passing_bytes: usize,
+    /// The newest passing publication that was dropped.
+    passing_gone: Offset,
     /// What the payloads take in memory.
     allocated_bytes: usize,
     complete_since_ms: u64,
@@ -62,11 +80,9 @@ struct Kept {
     offset: Offset,
     unix_ms: u64,
     origin: ConnId,
-    /// Monotonic time in seconds since the shard began, for the age.
+    /// When it was kept, for the age: seconds of the shard's monotonic clock.
     kept_at_s: u32,
     kind: PayloadKind,
-    /// It was not to be kept.
-    is_passing: bool,
     /// The place of its node in the list of them, from 1; 0 for none.
     node: u8,
 }
@@ -80,6 +96,9 @@ impl History {
             entries: VecDeque::new(),
             first: next,
             bytes: 0,
+            passing: VecDeque::new(),
+            passing_bytes: 0,
+            passing_gone: Offset(0),
             allocated_bytes: 0,
             complete_since_ms,
             began: Offset(0),
@@ -100,34 +119,59 @@ impl History {
         self.began
     }
 
-    /// Keeps the room's newest publication and forgets what is over the bounds. One that
-    /// `is_passing` is kept only for those who joined before it.
-    pub fn push(
-        &mut self,
-        publication: &Publication<'_>,
-        is_passing: bool,
-        now_s: u32,
-        bounds: &Bounds,
-    ) {
+    /// The same in the place of another, whose passing publications it does not have.
+    #[must_use]
+    pub fn in_place_of(self, other: &mut Self) -> Self {
+        other.drop_passing();
+        Self {
+            passing_gone: other.passing_gone,
+            ..self
+        }
+    }
+
+    /// Keeps the room's newest publication and forgets what is over the bounds.
+    pub fn push(&mut self, publication: &Publication<'_>, now_s: u32, bounds: &Bounds) {
         debug_assert!(
-            publication.offset >= self.first
-                && self
-                    .entries
-                    .back()
-                    .is_none_or(|kept| kept.offset < publication.offset),
+            publication.offset >= self.first && self.is_newer(publication.offset),
             "offsets must rise"
         );
-        if bounds.publications_max == 0 {
+        if !bounds.keeps_any() {
             self.first = publication.offset.next();
             self.complete_since_ms = self.complete_since_ms.max(publication.unix_ms);
             return;
         }
-        let node = self.place_of(publication.node);
-        if self.entries.len() == self.entries.capacity() {
-            // An eighth more, not twice as many: a large history is mostly full.
-            self.entries.reserve_exact((self.entries.len() / 8).max(4));
+        let kept = self.kept(publication, now_s);
+        grow(&mut self.entries);
+        self.entries.push_back(kept);
+        self.bytes += publication.payload.len();
+        while self.entries.len() > bounds.publications_max || self.bytes > bounds.bytes_max {
+            self.drop_oldest();
         }
-        self.entries.push_back(Kept {
+        self.trim_age(now_s, bounds);
+    }
+
+    /// Holds the room's newest publication, which is not kept, for those who are catching up.
+    pub fn push_passing(&mut self, publication: &Publication<'_>, bounds: &Bounds) {
+        debug_assert!(self.is_newer(publication.offset), "offsets must rise");
+        let kept = self.kept(publication, 0);
+        grow(&mut self.passing);
+        self.passing.push_back(kept);
+        self.passing_bytes += publication.payload.len();
+        while self.passing.len() > bounds.passing_publications_max
+            || self.passing_bytes > bounds.passing_bytes_max
+        {
+            self.drop_oldest_passing();
+        }
+    }
+
+    fn is_newer(&self, offset: Offset) -> bool {
+        let newest = [self.entries.back(), self.passing.back()];
+        newest.iter().flatten().all(|kept| kept.offset < offset)
+    }
+
+    fn kept(&mut self, publication: &Publication<'_>, now_s: u32) -> Kept {
+        self.allocated_bytes += allocation_bytes(publication.payload.len());
+        Kept {
             payload: publication.payload.into(),
             identity: publication.identity.cloned(),
             offset: publication.offset,
@@ -135,15 +179,22 @@ impl History {
             unix_ms: publication.unix_ms,
             kept_at_s: now_s,
             kind: publication.kind,
-            is_passing,
-            node,
-        });
-        self.bytes += publication.payload.len();
-        self.allocated_bytes += allocation_bytes(publication.payload.len());
-        while self.entries.len() > bounds.publications_max || self.bytes > bounds.bytes_max {
-            self.drop_oldest();
+            node: self.place_of(publication.node),
         }
-        self.trim_age(now_s, bounds);
+    }
+
+    /// Drops what is passing: nobody is catching up any more.
+    pub fn drop_passing(&mut self) {
+        while !self.passing.is_empty() {
+            self.drop_oldest_passing();
+        }
+        self.passing = VecDeque::new();
+    }
+
+    /// Of what was passing up to this offset, some may be gone; all that came behind it is here.
+    #[must_use]
+    pub fn passing_gone(&self) -> Offset {
+        self.passing_gone
     }
 
     /// Forgets what is too old.
@@ -156,7 +207,7 @@ impl History {
         }
     }
 
-    /// When the oldest publication becomes too old, in seconds since the shard began. Both times
+    /// When the oldest publication becomes too old, in seconds of the shard's clock. Both times
     /// are rounded down, so a second more keeps it for its whole age.
     #[must_use]
     pub fn oldest_expiry_s(&self, bounds: &Bounds) -> Option<u32> {
@@ -182,6 +233,7 @@ impl History {
             self.drop_oldest();
         }
         self.entries = VecDeque::new();
+        self.drop_passing();
     }
 
     /// Every publication from this offset on is kept, unless it was not to be.
@@ -198,30 +250,37 @@ impl History {
 
     /// The publications after `after`, oldest first.
     pub fn after(&self, after: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
-        self.after_for(after, Offset(u64::MAX))
+        behind(&self.entries, after).map(|kept| self.publication_of(kept))
     }
 
-    /// The same for a member that joined at `joined_at`: of those that were not to be kept, it
-    /// gets what was published since.
+    /// The same for a member that joined at `joined_at`: of those that are passing, it gets what was
+    /// published since.
     pub fn after_for(
         &self,
         after: Offset,
         joined_at: Offset,
-    ) -> impl DoubleEndedIterator<Item = Publication<'_>> {
-        let start = self.entries.partition_point(|kept| kept.offset <= after);
-        self.entries
-            .range(start..)
-            .filter(move |kept| !kept.is_passing || kept.offset > joined_at)
-            .map(|kept| self.publication_of(kept))
+    ) -> impl Iterator<Item = Publication<'_>> {
+        let mut kept = behind(&self.entries, after).peekable();
+        let mut passing = behind(&self.passing, after.max(joined_at)).peekable();
+        std::iter::from_fn(move || {
+            let is_passing = match (kept.peek(), passing.peek()) {
+                (Some(kept), Some(passing)) => passing.offset < kept.offset,
+                (kept, _) => kept.is_none(),
+            };
+            let next = if is_passing {
+                passing.next()
+            } else {
+                kept.next()
+            };
+            next.map(|kept| self.publication_of(kept))
+        })
     }
 
     /// The publications before `before`, oldest first.
     pub fn before(&self, before: Offset) -> impl DoubleEndedIterator<Item = Publication<'_>> {
         let end = self.entries.partition_point(|kept| kept.offset < before);
-        self.entries
-            .range(..end)
-            .filter(|kept| !kept.is_passing)
-            .map(|kept| self.publication_of(kept))
+        let entries = self.entries.range(..end);
+        entries.map(|kept| self.publication_of(kept))
     }
 
     /// After which offset the newest `count` publications begin, in a room whose newest
@@ -229,14 +288,9 @@ impl History {
     #[must_use]
     pub fn offset_before_last(&self, count: u64, newest: Offset) -> Offset {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let Some(place) = count.checked_sub(1) else {
-            return newest;
-        };
-        let mut lasting = self.entries.iter().rev().filter(|kept| !kept.is_passing);
-        match lasting.nth(place) {
-            Some(kept) => Offset(kept.offset.0 - 1),
-            None => self.offset_before(0, newest),
-        }
+        let first = self.entries.len().saturating_sub(count);
+        let oldest = self.entries.get(first);
+        oldest.map_or(newest, |kept| Offset(kept.offset.0 - 1))
     }
 
     /// Offset of the newest publication that is not after `unix_ms`, or of the one before the
@@ -245,37 +299,34 @@ impl History {
     pub fn offset_at(&self, unix_ms: u64, newest: Offset) -> Offset {
         // From the newest back: the wall clock may have been set, and what was published since is
         // what is asked for.
-        let newer = self
-            .entries
-            .iter()
-            .rev()
-            .take_while(|kept| kept.unix_ms > unix_ms)
-            .count();
-        self.offset_before(self.entries.len() - newer, newest)
-    }
-
-    fn offset_before(&self, index: usize, newest: Offset) -> Offset {
-        self.entries
-            .get(index)
-            .map_or(newest, |kept| Offset(kept.offset.0 - 1))
+        let entries = self.entries.iter().rev();
+        let oldest = entries.take_while(|kept| kept.unix_ms > unix_ms).last();
+        oldest.map_or(newest, |kept| Offset(kept.offset.0 - 1))
     }
 
     /// What it takes in memory, bookkeeping included, in bytes.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        self.allocated_bytes + self.entries.capacity() * size_of::<Kept>()
+        let places = self.entries.capacity() + self.passing.capacity();
+        self.allocated_bytes + places * size_of::<Kept>()
     }
 
-    /// Whether nothing is kept.
+    /// Whether nothing is kept or held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.passing.is_empty()
     }
 
     /// Number of publications kept.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Number of publications held that are not kept.
+    #[must_use]
+    pub fn passing_len(&self) -> usize {
+        self.passing.len()
     }
 
     /// The place of a node in the list; 0 for none, and where there are more than have places.
@@ -300,7 +351,7 @@ impl History {
     fn forget_nodes(&mut self) {
         let mut places = [0; NODES_MAX + 1];
         let mut nodes = Vec::new();
-        for kept in &mut self.entries {
+        for kept in self.entries.iter_mut().chain(&mut self.passing) {
             let before = usize::from(kept.node);
             if before > 0 && places[before] == 0 {
                 nodes.push(self.nodes[before - 1]);
@@ -322,11 +373,29 @@ impl History {
             self.bytes -= kept.payload.len();
             self.allocated_bytes -= allocation_bytes(kept.payload.len());
             self.first = kept.offset.next();
-            if !kept.is_passing {
-                self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
-            }
+            self.complete_since_ms = self.complete_since_ms.max(kept.unix_ms);
         }
     }
+
+    fn drop_oldest_passing(&mut self) {
+        if let Some(kept) = self.passing.pop_front() {
+            self.passing_bytes -= kept.payload.len();
+            self.allocated_bytes -= allocation_bytes(kept.payload.len());
+            self.passing_gone = kept.offset;
+        }
+    }
+}
+
+/// Makes room for one more: an eighth more, not twice as many, since a large history is mostly full.
+fn grow(entries: &mut VecDeque<Kept>) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact((entries.len() / 8).max(4));
+    }
+}
+
+/// What is behind an offset, oldest first.
+fn behind(entries: &VecDeque<Kept>, after: Offset) -> std::collections::vec_deque::Iter<'_, Kept> {
+    entries.range(entries.partition_point(|kept| kept.offset <= after)..)
 }
 
 /// Most nodes that publications of a room can have come from: the place of one is a byte, from 1.
@@ -395,7 +464,7 @@ mod tests {
                 node: Some(NodeId(offset)),
                 ..publication(offset, b"x", 0)
             };
-            history.push(&publication, false, 0, &limits);
+            history.push(&publication, 0, &limits);
             for kept in history.after(Offset(0)) {
                 assert_eq!(kept.node, Some(NodeId(kept.offset.0)));
             }
@@ -414,11 +483,11 @@ mod tests {
         let limits = Bounds::of(&limits);
         let mut history = History::new(Offset(1), 0);
         for offset in 1..=4 {
-            history.push(&publication(offset, b"ab", offset * 10), false, 0, &limits);
+            history.push(&publication(offset, b"ab", offset * 10), 0, &limits);
         }
         assert_eq!(offsets(&history, 0), [2, 3, 4]);
         assert_eq!(history.complete_since_ms(), 10);
-        history.push(&publication(5, b"12345678", 50), false, 1, &limits);
+        history.push(&publication(5, b"12345678", 50), 1, &limits);
         assert_eq!(offsets(&history, 0), [4, 5]);
         assert_eq!(offsets(&history, 4), [5]);
         assert_eq!(offsets(&history, 5), [0; 0]);
@@ -427,7 +496,7 @@ mod tests {
         assert_eq!(history.len(), 2);
         history.trim_age(6, &limits);
         assert_eq!(offsets(&history, 0), [5]);
-        history.push(&publication(6, &[0; 11], 60), false, 6, &limits);
+        history.push(&publication(6, &[0; 11], 60), 6, &limits);
         assert!(history.is_empty(), "larger than the whole history");
         assert_eq!(
             (history.first(), history.complete_since_ms()),
@@ -442,7 +511,7 @@ mod tests {
         let mut history = History::new(Offset(start), 5);
         for (index, unix_ms) in [10, 20, 20, 30].into_iter().enumerate() {
             let offset = start + index as u64;
-            history.push(&publication(offset, b"x", unix_ms), false, 0, &limits);
+            history.push(&publication(offset, b"x", unix_ms), 0, &limits);
         }
         for (unix_ms, after) in [(0, 0), (10, 1), (19, 1), (20, 3), (29, 3), (30, 4), (99, 4)] {
             assert_eq!(
@@ -458,25 +527,106 @@ mod tests {
         let limits = Bounds::of(&Limits::default());
         let mut history = History::new(Offset(1), 0);
         for offset in [2, 3, 7] {
-            history.push(&publication(offset, b"x", offset * 10), false, 0, &limits);
+            history.push(&publication(offset, b"x", offset * 10), 0, &limits);
         }
         assert_eq!(offsets(&history, 0), [2, 3, 7]);
         assert_eq!(offsets(&history, 3), [7]);
         assert_eq!(offsets(&history, 5), [7]);
-        history.push(&publication(8, b"x", 80), true, 0, &limits);
+        history.push_passing(&publication(8, b"x", 80), &limits);
         assert_eq!(offsets(&history, 3), [7], "it was not to be kept");
-        let mut since = history.after_for(Offset(3), Offset(7));
-        assert_eq!(since.next_back().map(|one| one.offset), Some(Offset(8)));
-        drop(since);
+        let since = history.after_for(Offset(3), Offset(7));
+        assert_eq!(since.last().map(|one| one.offset), Some(Offset(8)));
         let before: Vec<u64> = history.before(Offset(7)).map(|one| one.offset.0).collect();
         assert_eq!(before, [2, 3]);
         let newest = Offset(9);
         for (count, after) in [(0, 9), (1, 6), (2, 2), (3, 1), (4, 1), (u64::MAX, 1)] {
             assert_eq!(history.offset_before_last(count, newest), Offset(after));
         }
-        for (unix_ms, after) in [(19, 1), (20, 2), (69, 6), (70, 7), (80, 9)] {
+        for (unix_ms, after) in [(19, 1), (20, 2), (69, 6), (70, 9), (80, 9)] {
             assert_eq!(history.offset_at(unix_ms, newest), Offset(after));
         }
+    }
+
+    #[test]
+    fn what_is_passing_takes_nothing_away_from_what_is_kept() {
+        let limits = Limits {
+            history_publications_max: 3,
+            history_bytes_max: 9,
+            outbound_publications_max: 4,
+            outbound_bytes_max: 12,
+            ..Limits::default()
+        };
+        let limits = Bounds::of(&limits);
+        let mut history = History::new(Offset(1), 0);
+        let all = |history: &History, joined_at| -> Vec<u64> {
+            let found = history.after_for(Offset(0), Offset(joined_at));
+            found.map(|one| one.offset.0).collect()
+        };
+        let ends = |history: &History| (history.first().0, history.passing_gone().0);
+        for offset in 1..=3 {
+            history.push(&publication(offset, b"abc", offset), 0, &limits);
+        }
+        for offset in 4..=7 {
+            history.push_passing(&publication(offset, b"abc", offset), &limits);
+        }
+        assert_eq!(all(&history, 4), [1, 2, 3, 5, 6, 7]);
+        assert_eq!(ends(&history), (1, 0));
+        // One too many, and then too many bytes.
+        history.push_passing(&publication(8, b"", 8), &limits);
+        assert_eq!(all(&history, 0), [1, 2, 3, 5, 6, 7, 8]);
+        history.push_passing(&publication(9, &[0; 12], 9), &limits);
+        assert_eq!(
+            (all(&history, 0), ends(&history)),
+            (vec![1, 2, 3, 8, 9], (1, 7))
+        );
+        for offset in [10, 12, 13] {
+            history.push(&publication(offset, b"abc", offset), 0, &limits);
+        }
+        assert_eq!(
+            (all(&history, 0), ends(&history)),
+            (vec![8, 9, 10, 12, 13], (4, 7))
+        );
+        let cost = history.cost_bytes();
+        history.drop_passing();
+        assert!(history.cost_bytes() < cost);
+        assert_eq!(
+            (all(&history, 0), ends(&history)),
+            (vec![10, 12, 13], (4, 9))
+        );
+        history.push_passing(&publication(14, b"x", 14), &limits);
+        let anew = History::new(Offset(20), 0).in_place_of(&mut history);
+        assert_eq!(ends(&anew), (20, 14));
+        assert_eq!(history.passing_len(), 0);
+    }
+
+    #[test]
+    fn with_history_off_only_what_is_passing_is_here() {
+        let limits = Bounds::of(&Limits {
+            history_publications_max: 0,
+            ..Limits::default()
+        });
+        let mut history = History::new(Offset(1), 0);
+        for offset in 1..=2 {
+            let publication = publication(offset, b"x", 10 * offset);
+            history.push(&publication, 0, &limits);
+            history.push_passing(&publication, &limits);
+        }
+        assert_eq!(
+            (history.first(), history.complete_since_ms()),
+            (Offset(3), 20)
+        );
+        let held: Vec<u64> = history
+            .after_for(Offset(1), Offset(1))
+            .map(|one| one.offset.0)
+            .collect();
+        assert_eq!(held, [2]);
+        assert_eq!(
+            history.offset_at(0, Offset(2)),
+            Offset(2),
+            "nothing is kept"
+        );
+        history.drop_passing();
+        assert_eq!((history.is_empty(), history.cost_bytes()), (true, 0));
     }
 
     #[test]
@@ -486,7 +636,7 @@ mod tests {
             let mut history = History::new(Offset(1), 0);
             let payload = vec![0; payload_bytes];
             for offset in 1..=1000 {
-                history.push(&publication(offset, &payload, 0), false, 0, &limits);
+                history.push(&publication(offset, &payload, 0), 0, &limits);
                 if offset >= 40 {
                     let extra = history.cost_bytes() - offset as usize * payload_bytes;
                     assert!(

@@ -81,7 +81,7 @@ mod tests {
                 kind: PayloadKind::Text,
                 payload: b"x",
             };
-            history.push(&publication, false, 0, &Bounds::of(&Limits::default()));
+            history.push(&publication, 0, &Bounds::of(&Limits::default()));
         }
         let epoch = Epoch::from_number(7);
         let current = Position {

@@ -119,7 +119,7 @@ impl RoomShard {
             match &one.shared {
                 Some(shared) => {
                     let publication = publication_of(one, shared);
-                    history.push(&publication, false, kept_at_s, &bounds);
+                    history.push(&publication, kept_at_s, &bounds);
                 }
                 None => history.forget_before(one.offset.next(), one.unix_ms),
             }
@@ -132,7 +132,7 @@ impl RoomShard {
         }
         room.epoch = base.top.epoch;
         room.last = base.top.offset;
-        room.history = history;
+        room.history = history.in_place_of(&mut room.history);
         self.note_kept(name);
     }
 
@@ -208,10 +208,12 @@ impl RoomShard {
         });
         // Where one of those who catch up is cannot be known here.
         let overtaken = std::mem::take(&mut room.catching_up);
+        room.history.drop_passing();
         let overtaken = overtaken
             .into_iter()
             .map(|conn| overtaken_by_loss(conn, name));
         self.effects.extend(overtaken);
+        self.count(name);
     }
 
     /// Delivers a publication to the members here, and keeps it for those who come.

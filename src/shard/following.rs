@@ -680,6 +680,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_older_than_this_node_is_forgotten_at_its_age() {
+        let seconds = |count| after(Duration::from_secs(count));
+        let mut shard = shard_with(&Limits {
+            history_ttl: Duration::from_secs(3600),
+            ..Limits::default()
+        });
+        shard.handle_job(seconds(10), subscribe(A, Since::Last(10)));
+        shard.handle_event(seconds(10), Event::Followed(room()));
+        let kept = vec![numbered(4, true), numbered(5, true)];
+        let Event::Read { room, mut snapshot } = read(5, 0, kept) else {
+            unreachable!("that is what it makes");
+        };
+        // They are 59 minutes old.
+        snapshot.publications[0].unix_ms = 0;
+        snapshot.publications[1].unix_ms = 3000;
+        snapshot.unix_ms = 59 * 60 * 1000;
+        shard.handle_event(seconds(10), Event::Read { room, snapshot });
+        assert_eq!(said(&mut shard), ["joined 5 after 3"]);
+        // Both times are rounded down, so each is kept a second more.
+        let expiry = seconds(10 + 60 + 1);
+        assert_eq!(shard.retention.next_expiry(), Some(expiry.instant));
+        for (conn, count, expected) in [
+            (B, 70, "joined 5 after 3"),
+            (ConnId { slot: 8, ..B }, 71, "joined 5 after 4"),
+            (ConnId { slot: 9, ..B }, 73, "joined 5 after 4"),
+            (ConnId { slot: 10, ..B }, 74, "joined 5 after 5"),
+        ] {
+            shard.handle_timeout(seconds(count));
+            shard.check_invariants();
+            said(&mut shard);
+            shard.handle_job(seconds(count), subscribe(conn, Since::Last(10)));
+            assert_eq!(said(&mut shard), [expected], "{count} s");
+        }
+        assert_eq!(shard.retention.next_expiry(), None);
+    }
+
+    #[test]
     fn a_member_is_told_behind_its_join_how_many_are_elsewhere() {
         let mut shard = joined(7);
         assert_eq!(

@@ -205,6 +205,12 @@ impl RoomShard {
         self.effects.pop_front()
     }
 
+    /// Whether [`RoomShard::poll_effect`] has one to give.
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// When [`RoomShard::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -247,6 +253,10 @@ impl RoomShard {
             );
             assert!(room.batch.len() <= self.limits.merge_publications_max());
             assert!(room.history.len() <= self.limits.history_publications_max);
+            assert!(
+                room.history.passing_len() == 0 || !room.catching_up.is_empty(),
+                "{name}: something is held for nobody"
+            );
             assert_eq!(room.followed.is_some(), self.following.is_some(), "{name}");
             assert!(room.history.first() <= room.last.next(), "{name}");
             assert!(

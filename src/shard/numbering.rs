@@ -312,7 +312,7 @@ impl RoomShard {
             let mut history = History::new(snapshot.first, snapshot.complete_since_ms);
             for one in &snapshot.publications {
                 if let Some(shared) = &one.shared {
-                    history.push(&publication_of(one, shared), false, 0, &bounds);
+                    history.push(&publication_of(one, shared), 0, &bounds);
                 }
             }
             (history, snapshot.top)

@@ -170,8 +170,13 @@ impl RoomShard {
             .push(&name, (publication, from), gzip_bytes_min, |form| {
                 members[form.index()] > 0
             });
-        if is_kept || !room.catching_up.is_empty() {
-            room.history.push(publication, !is_kept, now_s, &bounds);
+        if is_kept {
+            room.history.push(publication, now_s, &bounds);
+        }
+        // What history does not keep, it holds for those who are to be live behind it.
+        let is_passing = !is_kept || !bounds.keeps_any();
+        if is_passing && !room.catching_up.is_empty() {
+            room.history.push_passing(publication, &bounds);
         }
         self.totals.count_compressed(compressed);
         self.note_kept(&name);

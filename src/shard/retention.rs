@@ -22,7 +22,8 @@ pub(super) struct Retention {
     used_bytes: usize,
     /// Counts publications, to tell which room was used last.
     uses: u64,
-    /// Rooms with history by the time when their oldest publication becomes too old, in seconds.
+    /// Rooms with history by the time when their oldest publication becomes too old, by the shard's
+    /// clock.
     by_age: BinaryHeap<Reverse<(u32, RoomName)>>,
     /// Rooms with history, about in the order in which they were last used.
     by_use: VecDeque<(u64, RoomName)>,
@@ -73,10 +74,11 @@ impl Retention {
         self.complete_since_ms
     }
 
-    /// Seconds since the shard began.
+    /// The shard's clock: seconds, [`BEGIN_S`] when the shard began.
     pub(super) fn seconds(&self, now: Now) -> u32 {
         let elapsed = now.instant.saturating_duration_since(self.start);
-        u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX)
+        let elapsed_s = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX);
+        BEGIN_S.saturating_add(elapsed_s)
     }
 
     /// A room is gone, and with it what it knew of publications that are forgotten.
@@ -86,7 +88,8 @@ impl Retention {
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let Reverse((expiry_s, _)) = self.by_age.peek()?;
-        Some(self.start + Duration::from_secs(u64::from(*expiry_s)))
+        let since_start_s = expiry_s.saturating_sub(BEGIN_S);
+        Some(self.start + Duration::from_secs(u64::from(since_start_s)))
     }
 }
 
@@ -222,6 +225,10 @@ impl RoomShard {
         self.retention.used_bytes = self.retention.used_bytes - before + cost;
     }
 }
+
+/// Where the shard's clock begins. In a cluster a shard takes over publications that are older than
+/// itself, so there must be seconds before it: 34 years of them, and 102 for it to run.
+const BEGIN_S: u32 = 1 << 30;
 
 /// What a room takes beside its history: its entry in the table, in the two queues, its name.
 const ROOM_BYTES: usize = 512;

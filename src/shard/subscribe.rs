@@ -133,8 +133,16 @@ impl RoomShard {
         let mut frames = FramesBuilder::default();
         let mut compressed = Compressed::default();
         let mut outcome = Replay::Live(room.last);
-        let kept_after = room.history.first().0 - 1;
-        let mut skipped = kept_after.saturating_sub(after.max(owed_after).0);
+        let mut kept_after = Offset(room.history.first().0 - 1);
+        if !self.bounds.keeps_any() {
+            // All that came since it joined is held for it.
+            kept_after = kept_after.min(joined_at);
+        }
+        let gone = room.history.passing_gone();
+        if gone > after.max(joined_at) {
+            kept_after = kept_after.max(gone);
+        }
+        let mut skipped = kept_after.0.saturating_sub(after.max(owed_after).0);
         if skipped > 0 {
             self.totals.count_recovery(RecoveryOutcome::Overtaken);
         }
@@ -143,7 +151,7 @@ impl RoomShard {
             skipped = 0;
             outcome = Replay::Overtaken;
         } else {
-            for publication in room.history.after_for(after, joined_at) {
+            for publication in room.history.after_for(after.max(kept_after), joined_at) {
                 let is_over = frames.bytes_len() + publication.payload.len() > bytes_max;
                 if frames.len() == publications_max || (is_over && !frames.is_empty()) {
                     outcome = Replay::More(Offset(publication.offset.0 - 1));
@@ -156,10 +164,7 @@ impl RoomShard {
             }
         }
         if matches!(outcome, Replay::Live(_)) {
-            room.catching_up.remove(&conn);
-            if room.catching_up.is_empty() {
-                room.catching_up = HashSet::new();
-            }
+            self.end_catch_up(conn, &name);
         }
         let frames = (!frames.is_empty()).then(|| frames.take());
         self.totals.count_compressed(compressed);
@@ -187,18 +192,32 @@ impl RoomShard {
         room.members[form.index()] -= 1;
         let identity = room.presence.leave(conn);
         // No hash is made of what cannot be there.
-        if !room.catching_up.is_empty() {
-            room.catching_up.remove(&conn);
-        }
+        let is_any_behind = !room.catching_up.is_empty();
         if !room.watchers.is_empty() {
             room.watchers.remove(&conn);
         }
         if room.may_be_watched() {
             self.tell_watchers(name, false, conn, identity.as_deref());
         }
+        if is_any_behind {
+            self.end_catch_up(conn, name);
+        }
         self.leave_login(name, conn);
         self.note_changed(name);
         self.remove_if_idle(name);
+    }
+
+    /// A member is live, or has left. Nothing is held for anybody behind the last of those.
+    fn end_catch_up(&mut self, conn: ConnId, name: &RoomName) {
+        let Some(room) = self.rooms.get_mut(name) else {
+            return;
+        };
+        room.catching_up.remove(&conn);
+        if room.catching_up.is_empty() {
+            room.catching_up = HashSet::new();
+            room.history.drop_passing();
+            self.count(name);
+        }
     }
 }
 
