@@ -15,7 +15,8 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, Signa
 use socket2::{Domain, Socket, Type};
 
 use harness::{
-    Certificate, DEADLINE, Frame, Signal, Start, Wire, narrow_listener, stdout_of, upgrade_request,
+    Certificate, DEADLINE, Daemon, Frame, Signal, Start, Wire, narrow_listener, stdout_of,
+    upgrade_request,
 };
 
 fn start(certificate: &Certificate) -> Start {
@@ -159,6 +160,17 @@ impl TlsClient {
             found.extend(&bytes[..len]);
         }
         assert_eq!(found, answer);
+    }
+
+    /// Reads until a short text has come.
+    fn expect_text(&mut self, text: &str) {
+        let mut found = Vec::new();
+        let mut bytes = [0; 1024];
+        while !String::from_utf8_lossy(&found).contains(text) {
+            let len = self.read(&mut bytes);
+            assert!(len > 0, "the end after {found:?}");
+            found.extend(&bytes[..len]);
+        }
     }
 }
 
@@ -336,4 +348,56 @@ fn what_sessions_hold_is_in_the_arithmetic_of_check() {
         assert!(with_tls.contains(part), "{with_tls}");
     }
     assert!(line(&args).ends_with(" off"));
+}
+
+/// Clients over TLS publish a message and end at once as `end` does, and a member gets each of them.
+fn assert_last_words_are_published(reason: &str, end: impl Fn(&Daemon, TlsClient, &[u8])) {
+    let certificate = Certificate::new("ec");
+    let daemon = start(&certificate).start();
+    for round in 1..=20 {
+        let [mut listener, speaker] = [0, 1].map(|_| {
+            let mut client = TlsClient::connect(daemon.addr(), 64 << 10);
+            client.upgrade(daemon.addr(), "/ws?room=r");
+            client
+        });
+        daemon.wait_members(2);
+        let text = format!("last words {round}");
+        end(&daemon, speaker, &Frame::text(&text).bytes());
+        listener.expect_text(&text);
+        daemon.wait_closes(reason, f64::from(round));
+        drop(listener);
+        daemon.wait_members(0);
+    }
+}
+
+#[test]
+fn what_came_before_a_broken_record_is_published() {
+    assert_last_words_are_published("tls", |_, mut speaker, frame| {
+        speaker
+            .session
+            .writer()
+            .write_all(frame)
+            .expect("a session");
+        let mut bytes = Vec::new();
+        speaker.session.write_tls(&mut bytes).expect("a vector");
+        // A record that nobody has the key of.
+        bytes.extend([0x17, 3, 3, 0, 32]);
+        bytes.extend([0xa5; 32]);
+        speaker.stream.write_all(&bytes).expect("it reads");
+    });
+}
+
+#[test]
+fn what_came_before_a_reset_is_published() {
+    assert_last_words_are_published("reset", |daemon, mut speaker, frame| {
+        // Both are there when the loop looks.
+        daemon.signal(Signal::Stop);
+        speaker.send(frame);
+        let socket = Socket::from(speaker.stream);
+        socket
+            .set_linger(Some(std::time::Duration::ZERO))
+            .expect("it is ours");
+        drop(socket);
+        daemon.signal(Signal::Continue);
+    });
 }

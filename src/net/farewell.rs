@@ -34,6 +34,8 @@ impl FarewellLog {
         let mut level = level_of(*reason);
         // Lines of level debug are there for who wants all of them.
         if level < log::Level::Debug {
+            // A window that is over is told before another begins, which would put it off.
+            self.tell_if_due(now);
             let repeats = &mut self.by_reason[reason.index()];
             if !repeats.admit(now) {
                 level = log::Level::Debug;
@@ -149,6 +151,19 @@ mod tests {
         Instant::ORIGIN + Duration::from_secs(secs)
     }
 
+    fn farewell(reason: CloseReason) -> Farewell {
+        Farewell {
+            id: crate::base::ConnId::NONE,
+            peer: ([127, 0, 0, 1], 1).into(),
+            identity: None,
+            reason,
+            code: 0,
+            was_open: false,
+            opened_at: at(0),
+            traffic: Default::default(),
+        }
+    }
+
     #[test]
     fn what_repeats_is_counted_and_told_when_its_window_is_over() {
         let mut repeats = Repeats::default();
@@ -182,16 +197,6 @@ mod tests {
     #[test]
     fn the_next_count_that_is_due_is_known() {
         let mut log = FarewellLog::default();
-        let farewell = |reason| Farewell {
-            id: crate::base::ConnId::NONE,
-            peer: ([127, 0, 0, 1], 1).into(),
-            identity: None,
-            reason,
-            code: 0,
-            was_open: false,
-            opened_at: at(0),
-            traffic: Default::default(),
-        };
         let say = |log: &mut FarewellLog, secs, reason, count| {
             for _ in 0..count {
                 log.say(at(secs), &farewell(reason), None);
@@ -211,5 +216,24 @@ mod tests {
         assert_eq!(log.poll_timeout(), Some(at(13)));
         log.tell_held_back();
         assert_eq!(log.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_flood_without_a_pause_is_told_at_the_end_of_each_window() {
+        let mut log = FarewellLog::default();
+        let mut told = 0;
+        for secs in 0..40 {
+            for _ in 0..100 {
+                let before = log.by_reason[CloseReason::Slow.index()].held_back;
+                log.say(at(secs), &farewell(CloseReason::Slow), None);
+                let after = log.by_reason[CloseReason::Slow.index()].held_back;
+                told += u64::from(after < before);
+            }
+            log.tell_if_due(at(secs));
+        }
+        assert_eq!(told, 3, "at 10, 20 and 30 s");
+        let repeats = &log.by_reason[CloseReason::Slow.index()];
+        assert_eq!(repeats.held_back, 1000 - u64::from(LINES_MAX));
+        assert_eq!(log.poll_timeout(), Some(at(40)));
     }
 }

@@ -7,6 +7,7 @@
 //! - A read goes on until the kernel has nothing more, or says that it has not: no event comes for
 //!   what was left.
 //! - Ciphertext is made of a queue's content only when all that was made before is written.
+//! - What was decrypted before reading ended is told before the end.
 //! - A handshake that is not over holds [`TLS_HANDSHAKE_BYTES_MAX`] bytes of the peer's and one read.
 //!
 //! A stream that ends without `close_notify` ends as one with it does: frames and bodies have
@@ -36,6 +37,20 @@ pub(super) struct Session {
     handshake_bytes: usize,
     /// Why there is no TLS with the peer.
     failure: Option<Box<str>>,
+    /// How reading has ended, told when all that came before it is told. The kernel tells a failure
+    /// only once.
+    end: Option<End>,
+}
+
+/// How reading ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The peer has ended its stream.
+    Eof,
+    /// The transport failed.
+    Failed,
+    /// TLS failed.
+    Refused,
 }
 
 /// Puts TLS under a connection that was just accepted.
@@ -87,6 +102,7 @@ impl Session {
             inner: session,
             handshake_bytes: 0,
             failure: None,
+            end: None,
         })
     }
 
@@ -113,15 +129,21 @@ impl Session {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The end, with a `close_notify` or without. What came before it is told first.
-                Ok(_) | Err(_) if len == 0 => return ReadOutcome::Eof,
-                Ok(_) | Err(_) => return ReadOutcome::Bytes(len, true),
+                // With a `close_notify` or without.
+                Ok(_) | Err(_) => self.end = self.end.or(Some(End::Eof)),
+            }
+            match self.end {
+                Some(_) if len > 0 => return ReadOutcome::Bytes(len, true),
+                Some(End::Eof) => return ReadOutcome::Eof,
+                Some(End::Failed) => return ReadOutcome::Failed,
+                Some(End::Refused) => return ReadOutcome::Refused,
+                None => {}
             }
             let was_handshaking = self.is_handshaking();
             match uninterrupted(|| self.inner.read_tls(stream)) {
                 // Who has said nothing has only looked whether somebody listens.
                 Ok(0) if was_handshaking && self.handshake_bytes == 0 => return ReadOutcome::Eof,
-                Ok(0) if was_handshaking => return self.fail("the peer hung up".into()),
+                Ok(0) if was_handshaking => self.fail("the peer hung up".into()),
                 Ok(bytes) if was_handshaking => self.handshake_bytes += bytes,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -130,19 +152,25 @@ impl Session {
                         len => ReadOutcome::Bytes(len, false),
                     };
                 }
-                Err(error) => return self.fail_transport(was_handshaking, &error),
+                Err(error) => self.fail_transport(was_handshaking, &error),
+            }
+            if self.end.is_some() {
+                continue;
             }
             if let Err(error) = self.inner.process_new_packets() {
                 self.refuse(stream, &error);
-                return self.fail(error.to_string());
+                self.fail(error.to_string());
+                continue;
             }
             if let Err(error) = self.flush(stream) {
-                return self.fail_transport(was_handshaking, &error);
+                self.fail_transport(was_handshaking, &error);
+                continue;
             }
             if was_handshaking {
                 if self.is_handshaking() && self.handshake_bytes > TLS_HANDSHAKE_BYTES_MAX {
                     let what = "the handshake is not over after";
-                    return self.fail(format!("{what} {} bytes", self.handshake_bytes));
+                    self.fail(format!("{what} {} bytes", self.handshake_bytes));
+                    continue;
                 }
                 break;
             }
@@ -200,17 +228,17 @@ impl Session {
         Ok(bytes)
     }
 
-    fn fail(&mut self, failure: String) -> ReadOutcome {
+    fn fail(&mut self, failure: String) {
         self.failure = Some(failure.into());
-        ReadOutcome::Refused
+        self.end = Some(End::Refused);
     }
 
     /// The transport has failed: in the middle of a handshake there is no TLS with the peer.
-    fn fail_transport(&mut self, was_handshaking: bool, error: &io::Error) -> ReadOutcome {
+    fn fail_transport(&mut self, was_handshaking: bool, error: &io::Error) {
         if was_handshaking && self.handshake_bytes > 0 {
-            self.fail(error.to_string())
+            self.fail(error.to_string());
         } else {
-            ReadOutcome::Failed
+            self.end = Some(End::Failed);
         }
     }
 

@@ -158,7 +158,9 @@ impl LogSwitch {
     /// Puts what is logged from now on into `file`. Waits up to a second for a place behind the
     /// lines that were logged before; returns whether there was one.
     pub fn switch(&self, file: File) -> bool {
-        let switch = Entry::Switch(Box::new(file));
+        let is_empty = file.metadata().is_ok_and(|file| file.len() == 0);
+        let out = Box::new(file);
+        let switch = Entry::Switch { out, is_empty };
         self.entries.send_timeout(switch, SWITCH_TIMEOUT).is_ok()
     }
 }
@@ -200,7 +202,11 @@ enum Entry {
         full_before: u64,
     },
     /// What follows is written elsewhere.
-    Switch(Out<'static>),
+    Switch {
+        out: Out<'static>,
+        /// Whether nothing is written there yet. It may be the same file, opened again.
+        is_empty: bool,
+    },
 }
 
 impl fmt::Debug for Entry {
@@ -282,9 +288,9 @@ impl<'o> Writer<'o> {
                     // Whoever waited may have given up.
                     let _ = done.try_send(());
                 }
-                Entry::Switch(out) => {
+                Entry::Switch { out, is_empty } => {
                     self.out = out;
-                    self.is_torn = false;
+                    self.is_torn &= !is_empty;
                 }
             }
         }
@@ -605,9 +611,11 @@ mod tests {
             assert_ne!(line, b"1\n", "planted");
             out.send(line.to_vec()).expect("the test reads");
         };
-        entries
-            .send(Entry::Switch(Box::new(Teller(panicking))))
-            .expect("the thread is there");
+        let switch = Entry::Switch {
+            out: Box::new(Teller(panicking)),
+            is_empty: true,
+        };
+        entries.send(switch).expect("the thread is there");
         fixture.log("1\n");
         fixture.log("2\n");
         let next = || written.recv_timeout(Duration::from_secs(10));
@@ -696,6 +704,56 @@ mod tests {
     }
 
     #[test]
+    fn a_torn_line_is_ended_in_the_same_file_opened_again_and_not_in_an_empty_one() {
+        /// A disk that is full after two bytes.
+        struct Full(File, usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if self.1 == 0 {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let written = self.0.write(&bytes[..bytes.len().min(self.1)])?;
+                self.1 -= written;
+                Ok(written)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let name = format!("roomcast-log-{}", std::process::id());
+        let folder = env::temp_dir().join(name);
+        std::fs::create_dir(&folder).expect("a folder can be made");
+        let path = |name: &str| folder.join(name);
+        let read = |name: &str| std::fs::read_to_string(path(name)).expect("it is there");
+        for (name, other, end) in [("same", "same", "fi\n"), ("old", "new", "")] {
+            let drops: &'static Drops = Box::leak(Box::new(Drops::new()));
+            let (entries, waiting) = bounded(10);
+            let full = Full(open_file(&path(name)).expect("a file"), 2);
+            let writer = Writer::new(Box::new(full), drops, Form::Journal);
+            thread::spawn(move || writer.run_whatever_comes(&waiting));
+            let guard = LogGuard {
+                entries: entries.clone(),
+                drops,
+            };
+            let mut queue = LineQueue { entries, drops };
+            queue.write_all(b"first\n").expect("there is room");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while drops.failed.load(Ordering::Relaxed) == 0 {
+                assert!(Instant::now() < deadline, "the line does not fit");
+                thread::yield_now();
+            }
+            assert_eq!(read(name), "fi");
+            let file = open_file(&path(other)).expect("a file");
+            assert!(guard.switch().switch(file));
+            queue.write_all(b"second\n").expect("there is room");
+            assert!(guard.flush(deadline));
+            let expected = format!("{end}<4>WARN  1 log lines dropped\nsecond\n");
+            assert_eq!(read(other), expected);
+        }
+        std::fs::remove_dir_all(&folder).expect("it is ours");
+    }
+
+    #[test]
     fn lines_have_one_form() {
         for (now_ms, level, text, expected) in [
             (
@@ -750,7 +808,10 @@ mod tests {
         let (fail, failures) = bounded(10);
         let (out, written) = bounded(10);
         fixture.log("1\n");
-        let switch = Entry::Switch(Box::new(Pipe { failures, out }));
+        let switch = Entry::Switch {
+            out: Box::new(Pipe { failures, out }),
+            is_empty: true,
+        };
         assert!(fixture.queue.entries.send(switch).is_ok());
         fixture.log("2\n");
         for pipe in [&fixture.fail, &fail] {
