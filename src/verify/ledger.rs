@@ -11,7 +11,8 @@
 //!   before it of its publisher, is *reordered*. What was sent on a connection that then broke may come
 //!   behind what the next one sent.
 //! - `skipped` and `joined.lost` name a stretch of offsets that the member was *told* of. A loss of
-//!   unknown size (-1) tells of all up to the next publication.
+//!   unknown size (-1) tells of all up to the next publication, but of nothing behind `joined.offset`,
+//!   and of no letter that its publisher sent behind one that came after it.
 //! - Who begins anew at an offset was told of everything up to it, and of nothing behind it.
 //! - At the end, a letter that was sent and neither received nor told, or an offset that was neither,
 //!   is *lost silently*.
@@ -88,6 +89,8 @@ pub(super) struct Book {
     eras: Vec<Era>,
     /// Of each publisher in the room: the numbers received and the highest of them.
     got: HashMap<u32, (Ranges, u64)>,
+    /// Of each publisher: the first number received since a loss of unknown size was told last.
+    since_blank: HashMap<u32, u64>,
     letters: u64,
     /// Those that came behind a later one of their publisher.
     behind: Vec<Letter>,
@@ -104,6 +107,7 @@ impl Book {
             room,
             eras: Vec::new(),
             got: HashMap::new(),
+            since_blank: HashMap::new(),
             letters: 0,
             behind: Vec::new(),
             told: 0,
@@ -156,7 +160,7 @@ impl Book {
                 Some(count) => self.tell(count, tally),
                 None => {
                     era.is_gap_open = true;
-                    self.is_blank = true;
+                    self.note_blank();
                 }
             }
         } else if is_recovered {
@@ -167,9 +171,14 @@ impl Book {
         } else {
             let end = era.position;
             era.told.insert_all(end.saturating_add(1), u64::MAX);
-            self.is_blank = true;
+            self.note_blank();
             self.eras.push(Era::new(epoch, None, offset));
         }
+    }
+
+    fn note_blank(&mut self) {
+        self.is_blank = true;
+        self.since_blank.clear();
     }
 
     /// Notes that a member begins behind `offset`: nothing up to there comes any more, which a member
@@ -185,7 +194,7 @@ impl Book {
                 if let Some(era) = before {
                     era.told
                         .insert_all(era.position.saturating_add(1), u64::MAX);
-                    self.is_blank = true;
+                    self.note_blank();
                 }
                 self.eras.push(Era::new(epoch, Some(offset), offset));
             }
@@ -242,6 +251,10 @@ impl Book {
             return Entry::Repeated;
         }
         self.letters += 1;
+        if self.is_blank {
+            let first = self.since_blank.entry(letter.publisher);
+            first.or_insert(letter.number);
+        }
         let is_behind = letter.number < *highest;
         *highest = letter.number.max(*highest);
         if was_told || !is_agreed || !is_new_offset {
@@ -259,26 +272,42 @@ impl Book {
     /// Offsets up to `last` of the epoch that were neither received nor told.
     fn holes(&self, last_of: impl Fn(&str) -> u64) -> u64 {
         self.eras.iter().fold(0, |sum: u64, era| {
-            let Some(base) = era.base else { return sum };
+            let base = era.base.unwrap_or(era.joined_offset);
             let mut known = era.got.clone();
             known.insert_ranges(&era.told);
+            if era.is_gap_open {
+                known.insert_all(era.position.saturating_add(1), era.joined_offset);
+            }
             let holes = known.gaps(base.saturating_add(1), last_of(&era.epoch));
             sum.saturating_add(holes.len())
         })
     }
 
-    /// Whether the member was told of the loss of what stands at `offset` of `epoch`.
-    fn was_told(&self, epoch: &str, offset: u64) -> bool {
-        match self.eras.iter().rfind(|era| *era.epoch == *epoch) {
-            Some(era) => {
-                let start = era.base.unwrap_or(era.joined_offset);
-                era.told.contains(offset)
-                    || (offset <= start && self.is_blank)
-                    || (era.is_gap_open && offset > era.position)
-            }
-            // An epoch that came and went while the member was away.
-            None => self.is_blank,
-        }
+    /// Whether the member was told of the loss of what stands at `offset` of `epoch`; `None` if it was
+    /// never in that epoch.
+    fn was_told(&self, epoch: &str, offset: u64) -> Option<bool> {
+        let era = self.eras.iter().rfind(|era| *era.epoch == *epoch)?;
+        let start = era.base.unwrap_or(era.joined_offset);
+        let is_in_gap = offset > era.position && offset <= era.joined_offset;
+        Some(
+            era.told.contains(offset)
+                || (offset <= start && self.is_blank)
+                || (era.is_gap_open && is_in_gap),
+        )
+    }
+
+    /// Whether a letter of which no offset is known to the member can be part of a loss of unknown size
+    /// that it was told of. What the publisher sent behind a letter that came after that cannot, unless
+    /// that letter itself may have come late.
+    fn may_be_blank(&self, letter: Letter, sent: &[Sent]) -> bool {
+        let is_behind = self
+            .since_blank
+            .get(&letter.publisher)
+            .is_some_and(|first| {
+                let sent = sent.get(letter.publisher as usize);
+                letter.number > *first && sent.is_some_and(|sent| !sent.doubtful.contains(*first))
+            });
+        self.is_blank && !is_behind
     }
 }
 
@@ -303,12 +332,17 @@ impl Era {
     fn note(&mut self, offset: u64) -> bool {
         if self.is_gap_open {
             self.is_gap_open = false;
+            // What is behind this was published while the member was there.
+            let end = offset.saturating_sub(1).min(self.joined_offset);
             if self.base.is_none() {
-                self.base = Some(offset.saturating_sub(1));
+                if offset <= self.joined_offset {
+                    // What was skipped meanwhile stood before it.
+                    self.told = Ranges::default();
+                }
+                self.base = Some(end);
                 self.position = offset;
-            } else if offset > self.position {
-                self.told
-                    .insert_all(self.position.saturating_add(1), offset - 1);
+            } else {
+                self.told.insert_all(self.position.saturating_add(1), end);
             }
         }
         self.highest = self.highest.max(offset);
@@ -499,7 +533,7 @@ pub(super) fn audit(
             continue;
         }
         let places = places.get_or_insert_with(|| numbering.places());
-        let (told, silent) = judge(book, &missing, places);
+        let (told, silent) = judge(book, &missing, places, sent);
         let silent_count = holes.max(silent.len() as u64);
         audit.silent = audit.silent.saturating_add(silent_count);
         // A hole may be one of those whose place nobody knows.
@@ -552,23 +586,26 @@ fn judge(
     book: &Book,
     missing: &[Letter],
     places: &HashMap<Letter, (&str, u64)>,
+    sent: &[Sent],
 ) -> (u64, Vec<Letter>) {
     let mut told = 0;
     let mut silent = Vec::new();
     let mut nowhere = Vec::new();
     for letter in missing {
-        match places.get(letter) {
-            Some(&(epoch, offset)) if book.was_told(epoch, offset) => told += 1,
-            Some(_) => silent.push(*letter),
+        let place = places.get(letter);
+        match place.map(|(epoch, offset)| book.was_told(epoch, *offset)) {
+            Some(Some(true)) => told += 1,
+            Some(Some(false)) => silent.push(*letter),
+            // Nobody received it, or its epoch came and went while the member was away.
+            None | Some(None) if book.may_be_blank(*letter, sent) => told += 1,
+            Some(None) => silent.push(*letter),
             None => nowhere.push(*letter),
         }
     }
-    // What nobody received has no known offset, so it is set against what was told beyond the rest.
-    let excused = if book.is_blank {
-        nowhere.len() as u64
-    } else {
-        book.told.saturating_sub(told).min(nowhere.len() as u64)
-    };
+    // What nobody received has no known offset, so it is set against what was told beyond the rest. How
+    // much of the rest was counted is not known after a loss of unknown size.
+    let counted = if book.is_blank { 0 } else { told };
+    let excused = book.told.saturating_sub(counted).min(nowhere.len() as u64);
     silent.extend(nowhere.drain(usize::try_from(excused).unwrap_or(usize::MAX)..));
     (told + excused, silent)
 }
@@ -623,6 +660,17 @@ mod tests {
                     &mut self.numbering,
                     &mut self.tally,
                 );
+            }
+        }
+
+        /// Another member receives letters by offset and number.
+        fn others(&mut self, epoch: &str, letters: impl IntoIterator<Item = (u64, u64)>) {
+            for (offset, number) in letters {
+                let letter = Letter {
+                    publisher: 0,
+                    number,
+                };
+                assert!(self.numbering.note(epoch, offset, letter));
             }
         }
 
@@ -740,6 +788,76 @@ mod tests {
         // 3 to 5 went down with the old epoch; 6 is offset 2 of the new one, and 7 is lost in it.
         case.receive([(2, 6), (4, 8)]);
         case.assert([0, 0, 0, 3, 1]);
+    }
+
+    #[test]
+    fn an_unknown_loss_tells_of_nothing_that_was_published_behind_it() {
+        for (lost, expected) in [(-1, [0, 0, 0, 3, 2]), (0, [0, 0, 1, 0, 5])] {
+            let mut case = Case::new(8);
+            case.receive_plain([1, 2]);
+            case.joined("b", 3, lost == 0, lost);
+            // 3 to 5 are what was told; 6 and 7, offsets 4 and 5, are lost while the member is there.
+            case.receive([(6, 8)]);
+            case.assert(expected);
+        }
+        // In the same epoch.
+        let mut case = Case::new(6);
+        case.receive_plain([1, 2]);
+        case.joined("a", 4, false, -1);
+        case.receive_plain([6]);
+        case.assert([0, 0, 0, 2, 1]);
+    }
+
+    #[test]
+    fn who_hears_nothing_after_an_unknown_loss_is_not_excused() {
+        for (epoch, offset) in [("b", 3), ("a", 5)] {
+            let mut case = Case::new(7);
+            case.receive_plain([1, 2]);
+            case.joined(epoch, offset, false, -1);
+            case.assert([0, 0, 0, 5, 0]);
+            // Others heard 6 and 7.
+            case.others(epoch, [(offset + 1, 6), (offset + 2, 7)]);
+            case.assert([0, 0, 0, 3, 2]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_loss_is_over_with_what_came_after_it() {
+        let at_b = |offsets: &[(u64, u64)]| {
+            let mut case = Case::new(7);
+            case.receive_plain([1, 2]);
+            case.joined("b", 0, false, -1);
+            case.receive(offsets.iter().copied());
+            case
+        };
+        // Nobody received 3, nor what was sent behind 5.
+        at_b(&[(1, 4), (2, 5)]).assert([0, 0, 0, 1, 2]);
+        // 4 may itself have come behind them.
+        let mut case = at_b(&[(1, 4), (2, 5)]);
+        case.sent.doubtful.insert_all(4, 4);
+        case.assert([0, 0, 0, 3, 0]);
+        // Epochs that the member never saw: one from before, and one that has begun since.
+        let mut case = at_b(&[(1, 4), (2, 5)]);
+        case.others("x", [(1, 3)]);
+        case.others("c", [(1, 6), (2, 7)]);
+        case.assert([0, 0, 0, 1, 2]);
+        let mut case = at_b(&[]);
+        case.others("c", [(1, 6), (2, 7)]);
+        case.assert([0, 0, 0, 5, 0]);
+        // What was skipped and nobody received is told all the same.
+        let mut case = at_b(&[(1, 4), (2, 5)]);
+        case.book.tell(2, &mut case.tally);
+        case.assert([0, 0, 0, 3, 0]);
+    }
+
+    #[test]
+    fn what_is_skipped_of_the_history_of_a_new_epoch_stands_before_the_next() {
+        let mut case = Case::new(9);
+        case.receive_plain([1, 2]);
+        case.joined("b", 10, false, -1);
+        case.book.tell(2, &mut case.tally);
+        case.receive((8..=12).zip(5..=9));
+        case.assert([0, 0, 0, 2, 0]);
     }
 
     #[test]
