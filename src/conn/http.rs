@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Connection, Entrance, Phase};
 use crate::base::{CloseReason, Instant, Limits};
 use crate::wire::body::{BodyPlan, BodyReader};
+use crate::wire::http::is_blank;
 
 /// The body of an API call on its way in.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl Connection {
         if let Phase::Answering { rest, .. } = &mut self.phase {
             let buffer = std::mem::take(rest);
             // A back end keeps connections for its next call.
-            let time = if self.entrance == Entrance::Admin && buffer.is_empty() {
+            let time = if self.entrance == Entrance::Admin && is_blank(&buffer) {
                 KEEP_ALIVE.max(limits.handshake_timeout)
             } else {
                 limits.handshake_timeout

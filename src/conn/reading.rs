@@ -44,7 +44,7 @@ impl Connection {
             return false;
         }
         if let Some(session) = &open.session {
-            // Who does not read its answers is not read.
+            // Who does not read is not read.
             let is_full = self.queue.level().is_half_of(Level::bound(limits));
             return !session.is_busy() && !is_full;
         }
@@ -93,6 +93,17 @@ impl Connection {
     pub fn may_resume(&self, limits: &Limits) -> bool {
         self.in_flight.messages <= limits.inbound_messages_max / 2
             && self.in_flight.bytes <= limits.inbound_bytes_max() / 2
+    }
+
+    /// Whether it is a client by commands that was paused, and nothing holds it back any more. A
+    /// queue that is a little less than half full is enough: in a busy room it may never be much
+    /// emptier, and a short pause costs one read.
+    #[must_use]
+    pub fn is_paused_for_nothing(&self, limits: &Limits) -> bool {
+        self.is_paused()
+            && self.session().is_some()
+            && self.may_resume(limits)
+            && self.may_take_message(limits)
     }
 
     /// Sets whether the shell was told to stop reading; returns what it was.

@@ -94,7 +94,6 @@ impl Crew for Threads {
 pub(super) struct Inline {
     shard: RoomShard,
     jobs_max: usize,
-    has_effects: bool,
     broker: Option<(BrokerEnds, Bell)>,
 }
 
@@ -108,7 +107,6 @@ impl Inline {
         Self {
             shard,
             jobs_max,
-            has_effects: false,
             broker,
         }
     }
@@ -130,7 +128,7 @@ impl Crew for Inline {
 
     fn free(&self, _worker: usize) -> usize {
         // While effects wait, doing more jobs would only make more of them.
-        if self.has_effects {
+        if self.has_effects() {
             0
         } else {
             self.jobs_max.saturating_sub(self.shard.open_jobs())
@@ -142,7 +140,7 @@ impl Crew for Inline {
     }
 
     fn effects_len(&self) -> usize {
-        usize::from(self.has_effects)
+        usize::from(self.has_effects())
     }
 
     fn hand_over(&mut self, now: Now, _worker: usize, job: Job) {
@@ -161,11 +159,14 @@ impl Crew for Inline {
     }
 
     fn try_sleep(&mut self) -> bool {
-        let is_idle = match &self.broker {
+        // The loop does not look at effects in a turn whose flush must come first.
+        if self.has_effects() {
+            return false;
+        }
+        match &self.broker {
             None => true,
             Some((broker, bell)) => !broker.has_events() && bell.try_sleep(),
-        };
-        !self.has_effects && is_idle
+        }
     }
 
     fn note_awake(&mut self) {
@@ -175,13 +176,11 @@ impl Crew for Inline {
     }
 
     fn poll_effect(&mut self) -> Option<Effect> {
-        let effect = self.shard.poll_effect();
-        self.has_effects = effect.is_some();
-        effect
+        self.shard.poll_effect()
     }
 
     fn has_effects(&self) -> bool {
-        self.has_effects
+        self.shard.has_effects()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -190,5 +189,48 @@ impl Crew for Inline {
 
     fn has_failed(&self) -> bool {
         matches!(&self.broker, Some((_, bell)) if bell.has_failed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::{ConnId, Limits, RoomBudget, RoomName};
+    use crate::wire::frame::Payload;
+
+    const NOW: Now = Now {
+        instant: Instant::ORIGIN,
+        unix_ms: 0,
+    };
+
+    #[test]
+    fn a_loop_without_workers_does_not_sleep_over_effects_it_has_not_looked_at() {
+        let limits = Limits {
+            batch_interval: Duration::ZERO,
+            ..Limits::default()
+        };
+        let shard = RoomShard::new(&limits, 1, RoomBudget::new(10), NOW, 1);
+        let mut crew = Inline::new(shard, 100, None);
+        assert!(!crew.has_effects() && crew.try_sleep());
+        assert_eq!((crew.free(0), crew.effects_len()), (100, 0));
+        let job = Job::Publish {
+            origin: ConnId::NONE,
+            command: 0,
+            room: RoomName::new("r").expect("a good name"),
+            identity: None,
+            payload: Payload::text("hello".into()),
+            taken_at: NOW.instant,
+        };
+        crew.hand_over(NOW, 0, job);
+        crew.end_of_jobs(NOW);
+        // In a turn whose flush must come first nobody polls.
+        assert!(crew.has_effects());
+        assert!(!crew.try_sleep());
+        assert_eq!((crew.free(0), crew.effects_len()), (0, 1));
+        while crew.poll_effect().is_some() {}
+        assert!(!crew.has_effects() && crew.try_sleep());
+        assert_eq!((crew.free(0), crew.effects_len()), (100, 0));
     }
 }

@@ -157,7 +157,8 @@ impl Handle {
     /// # Errors
     /// `BadClose`, `Busy`, `Stopped`; the receipt: `Stopped`.
     pub fn close(&self, conn: ConnId, code: u16, reason: &str) -> Result<Receipt<()>, CallError> {
-        self.disconnect(Target::Client(conn.to_string().into()), code, reason)
+        let reason = checked_reason(code, reason)?;
+        self.ask(ProgramCall::Close { conn, code, reason }, done)
     }
 
     /// Closes every connection of a user with a code and a reason; there may be none.
@@ -171,7 +172,13 @@ impl Handle {
         reason: &str,
     ) -> Result<Receipt<()>, CallError> {
         let user = UserId::new(user).map_err(CallError::BadName)?;
-        self.disconnect(Target::User(user), code, reason)
+        let call = ApiCall::Disconnect {
+            target: Target::User(user),
+            whitelist: Vec::new(),
+            code,
+            reason: checked_reason(code, reason)?,
+        };
+        self.ask(ProgramCall::Api(call), done)
     }
 
     /// Calls a method of the HTTP API, as the body of a request would; the receipt gives the body
@@ -248,25 +255,6 @@ impl Handle {
             ProgramReply::Typed(Err(code)) => Err(CallError::Refused(code)),
             _ => Err(CallError::Refused(ApiCode::Internal)),
         })
-    }
-
-    fn disconnect(
-        &self,
-        target: Target,
-        code: u16,
-        reason: &str,
-    ) -> Result<Receipt<()>, CallError> {
-        let is_reason = (1..=CLOSE_REASON_BYTES_MAX).contains(&reason.len());
-        if !is_reason || !(3000..=4999).contains(&code) {
-            return Err(CallError::BadClose);
-        }
-        let call = ApiCall::Disconnect {
-            target,
-            whitelist: Vec::new(),
-            code,
-            reason: reason.into(),
-        };
-        self.ask(ProgramCall::Api(call), done)
     }
 
     fn ask<T>(
@@ -346,6 +334,15 @@ impl Events {
         let count = self.missed_last.swap(0, Ordering::AcqRel);
         (count > 0).then_some(Event::Missed { count })
     }
+}
+
+/// The reason of a close, if it and the code may stand in a close frame.
+fn checked_reason(code: u16, reason: &str) -> Result<Box<str>, CallError> {
+    let is_reason = (1..=CLOSE_REASON_BYTES_MAX).contains(&reason.len());
+    if !is_reason || !(3000..=4999).contains(&code) {
+        return Err(CallError::BadClose);
+    }
+    Ok(reason.into())
 }
 
 fn done(reply: ProgramReply) -> Result<(), CallError> {

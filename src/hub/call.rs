@@ -15,7 +15,7 @@ use crate::base::{ConnId, Glob, Instant, NodeId, RoomName};
 use crate::exchange::{CallKey, CallPart, Reader, RoomAsk};
 use crate::wire::api::answer::{ApiReply, ApiResult, answer, batch_answer};
 use crate::wire::api::relay::{self, Part, Question};
-use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, PAGE_BYTES_MAX, Target};
 use crate::wire::frame::Payload;
 
 /// Who is to get the answer.
@@ -206,6 +206,26 @@ impl Call {
             }],
             ..Self::empty(caller, bytes)
         }
+    }
+
+    /// The end of one client of this node, of which no other node has to be told.
+    pub(super) fn close(
+        caller: Caller,
+        client: String,
+        (code, reason): (u16, Box<str>),
+        setting: Setting,
+    ) -> Self {
+        let call = ApiCall::Disconnect {
+            target: Target::Client(client.into()),
+            whitelist: Vec::new(),
+            code,
+            reason,
+        };
+        let here = Setting {
+            in_cluster: false,
+            ..setting
+        };
+        Self::decoded(caller, call, here)
     }
 
     fn empty(caller: Caller, bytes: usize) -> Self {

@@ -33,7 +33,7 @@ use crate::conn::Purpose;
 use crate::conn::pressure::{Level, Verdict, judge};
 use crate::exchange::{CallKey, CallPart, Job};
 use crate::wire::api::answer::{ApiReply, ApiResult};
-use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod};
+use crate::wire::api::{ApiCall, ApiCode, ApiError, ApiMethod, client_name};
 use crate::wire::frame::{Frames, Payload};
 use crate::wire::raw::WireForm;
 
@@ -100,6 +100,15 @@ pub enum ProgramCall {
         conn: ConnId,
         /// What.
         payload: Payload,
+    },
+    /// The end of one connection of this node; there may be none.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// The close code.
+        code: u16,
+        /// The reason.
+        reason: Box<str>,
     },
 }
 
@@ -243,6 +252,10 @@ impl<S> Hub<S> {
         let call = match call {
             ProgramCall::Api(call) => Call::decoded(caller, call, self.setting()),
             ProgramCall::Send { conn, payload } => Call::send(caller, conn, payload),
+            ProgramCall::Close { conn, code, reason } => {
+                let client = client_name(self.node(), conn);
+                Call::close(caller, client, (code, reason), self.setting())
+            }
             ProgramCall::Json { method, body } => Call::new(caller, method, body),
         };
         self.begin_call(now, call);

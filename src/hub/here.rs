@@ -172,6 +172,8 @@ impl<S> Hub<S> {
         if self.table.get(id).is_none() {
             return;
         }
+        // Its place knows what it has skipped and not been told of.
+        self.tell_skips(id);
         if let Some(form) = self.members.leave(room, id.slot) {
             self.leave(id, room.clone(), form);
             return;

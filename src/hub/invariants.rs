@@ -56,6 +56,11 @@ impl<S> Hub<S> {
                 conn.id
             );
             assert!(conn.in_flight() <= self.limits.inbound_messages_max);
+            assert!(
+                !(conn.is_paused_for_nothing(&self.limits) && conn.is_reading(&self.limits)),
+                "{}: paused, and nothing holds it back",
+                conn.id
+            );
         }
         assert_eq!(
             members_len,

@@ -121,6 +121,17 @@ impl Jobs {
         lane.waiting.pop_front()
     }
 
+    /// Number of those in line for a worker.
+    pub(super) fn waiting_len(&self, worker: usize) -> usize {
+        self.workers[worker].waiting.len()
+    }
+
+    /// Whether anybody in line could go on now.
+    pub(super) fn can_go_on(&self) -> bool {
+        let can_go_on = |lane: &Lane| !lane.waiting.is_empty() && lane.credits > 0;
+        self.workers.iter().any(can_go_on)
+    }
+
     /// The next job to hand over.
     pub(super) fn pop(&mut self) -> Option<(usize, Job)> {
         let (worker, job) = self.ready.pop_front()?;

@@ -187,3 +187,38 @@ impl Marks {
 
 /// A queue of less weight than this is not worth closing, in bytes.
 const QUEUE_BYTES_MIN: usize = 1 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Instant;
+    use crate::hub::Gate;
+
+    #[test]
+    fn what_is_given_up_is_said() {
+        use MemoryPressure::{Closing, None as Nothing, Refusing};
+        let limits = Limits {
+            memory_bytes_max: Some(16 << 20),
+            ..Limits::default()
+        };
+        let mut hub: Hub<()> = Hub::new(limits, Gate::default(), 1, Instant::ORIGIN, 1);
+        for (pressure, expected) in [
+            (Nothing, None),
+            (
+                Closing,
+                Some("15000000 of 16777216 bytes, the largest send queues are closed"),
+            ),
+            (
+                Refusing,
+                Some("15000000 of 16777216 bytes, new connections are refused"),
+            ),
+        ] {
+            hub.memory = Memory {
+                used: 15_000_000,
+                pressure,
+            };
+            let expected = expected.map(|text| format!("degraded: memory: {text}"));
+            assert_eq!(hub.degraded(), expected);
+        }
+    }
+}

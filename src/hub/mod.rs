@@ -81,6 +81,7 @@ use crate::exchange::Job;
 use crate::room::members::Members;
 use crate::wire::centrifugo::push;
 use crate::wire::frame::{Frames, Payload, PayloadKind};
+use crate::wire::http::is_blank;
 
 /// The brain of the loop. `S` is what the shell attaches to a connection: its socket.
 #[derive(Debug)]
@@ -228,7 +229,7 @@ impl<S> Hub<S> {
         conn.traffic.received_bytes += bytes.len() as u64;
         self.counters.received_bytes += bytes.len() as u64;
         if let Some(is_first) = conn.head_mut().map(|buffer| buffer.is_empty()) {
-            if is_first {
+            if is_first && !is_blank(bytes) {
                 conn.note_head_begun(now.instant, &self.limits);
                 self.arm(id);
             }
@@ -293,7 +294,7 @@ impl<S> Hub<S> {
         };
         self.counters.sent_bytes += bytes as u64;
         conn.note_written(now.instant, bytes, is_blocked);
-        let is_catching_up = conn.is_catching_up();
+        let waits_for_room = conn.is_catching_up() || conn.is_paused();
         let mut action = SocketAction::None;
         if is_blocked {
             self.arm(id);
@@ -307,8 +308,8 @@ impl<S> Hub<S> {
         } else {
             action = self.handle_drained(now, id);
         }
-        if is_catching_up {
-            self.catch_up(id);
+        if waits_for_room {
+            self.go_on_after_writing(now, id);
         }
         action
     }
@@ -333,7 +334,11 @@ impl<S> Hub<S> {
     pub fn handle_room(&mut self, now: Now, worker: usize, room: usize) -> bool {
         let mut is_any = self.jobs.grant(worker, room);
         is_any |= self.go_on_with_calls(now);
-        while let Some(waiter) = self.jobs.next_waiting(worker) {
+        // Who steps back into the line waits for the next turn.
+        for _ in 0..self.jobs.waiting_len(worker) {
+            let Some(waiter) = self.jobs.next_waiting(worker) else {
+                break;
+            };
             is_any = true;
             match waiter {
                 Waiter::Conn(id) => self.proceed(now, id),
@@ -448,6 +453,7 @@ impl<S> Hub<S> {
             || !self.inquiries.is_empty()
             || self.calls.can_go_on(&self.limits)
             || self.jobs.has_ready()
+            || self.jobs.can_go_on()
             || self.can_go_on_ending()
     }
 
@@ -533,10 +539,11 @@ impl<S> Hub<S> {
         self.calls.forget_answer(conn.take_counted_bytes());
         match conn.after_drain(now.instant, &self.limits) {
             AfterDrain::Nothing => {
+                let is_paused = conn.is_paused();
                 if conn.set_owes_skips(false) {
                     self.tell_skips(id);
                 }
-                if self.is_paused(id) {
+                if is_paused {
                     self.read_messages(now, id, usize::MAX);
                     self.resume(id);
                 }
@@ -570,10 +577,14 @@ impl<S> Hub<S> {
         self.flush_barrier = self.dirty.len();
     }
 
-    fn is_paused(&mut self, id: ConnId) -> bool {
-        self.table
-            .get_mut(id)
-            .is_some_and(|entry| entry.conn.is_paused())
+    /// A queue has become shorter, and perhaps what waited for that can go on.
+    #[cold]
+    fn go_on_after_writing(&mut self, now: Now, id: ConnId) {
+        let conn = self.table.get(id);
+        if conn.is_some_and(|conn| conn.is_paused_for_nothing(&self.limits)) {
+            self.go_on_reading(now, id);
+        }
+        self.catch_up(id);
     }
 }
 
@@ -581,5 +592,130 @@ impl<S> Hub<S> {
 fn mark_dirty(conn: &mut Connection, dirty: &mut VecDeque<ConnId>) {
     if conn.may_flush() && !conn.set_dirty(true) {
         dirty.push_back(conn.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::RoomName;
+    use crate::wire::api::{ApiCall, ConnectionsOf};
+
+    const UPGRADE: &[u8] = b"GET /connection/websocket HTTP/1.1\r\nHost: a\r\n\
+        Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn at(secs: u64) -> Now {
+        Now {
+            instant: Instant::ORIGIN + Duration::from_secs(secs),
+            unix_ms: secs * 1000,
+        }
+    }
+
+    fn hub() -> Hub<()> {
+        let mut hub = Hub::new(Limits::default(), Gate::default(), 1, Instant::ORIGIN, 1);
+        hub.handle_room(at(0), 0, 1000);
+        hub
+    }
+
+    fn accept(hub: &mut Hub<()>, is_admin: bool) -> ConnId {
+        let peer = ([127, 0, 0, 1], 1).into();
+        (hub.handle_accept(at(0), is_admin, peer, ())).expect("a place")
+    }
+
+    /// Writes all that is queued.
+    fn flush(hub: &mut Hub<()>, now: Now) {
+        while let Some((id, (), queue)) = hub.poll_flush() {
+            let bytes = queue.level().bytes;
+            queue.advance(bytes);
+            let is_blocked = false;
+            hub.handle_written(now, id, Written::Bytes { bytes, is_blocked });
+        }
+    }
+
+    fn deadline(hub: &mut Hub<()>, id: ConnId) -> Option<Instant> {
+        let entry = hub.table.get_mut(id).expect("it is there");
+        entry.conn.next_deadline(&hub.limits)
+    }
+
+    #[test]
+    fn a_client_is_read_again_when_its_queue_is_less_than_half_full() {
+        let mut hub = hub();
+        let id = accept(&mut hub, false);
+        hub.handle_bytes(at(0), id, UPGRADE);
+        flush(&mut hub, at(0));
+        let half = hub.limits.outbound_publications_max / 2;
+        let frames = Frames::message(PayloadKind::Text, b"x");
+        let entry = hub.table.get_mut(id).expect("it is there");
+        for _ in 0..half + 1 {
+            entry.conn.queue.push(&frames, 1);
+        }
+        mark_dirty(&mut entry.conn, &mut hub.dirty);
+        let command = br#"{"id":1,"connect":{}}"#;
+        let frame = [
+            &[0x81, 0x80 | command.len() as u8, 0, 0, 0, 0],
+            &command[..],
+        ]
+        .concat();
+        assert_eq!(hub.handle_bytes(at(0), id, &frame), Reading::Paused);
+        // One publication in each write, and one that a room sends meanwhile: never empty.
+        for is_read in [false, true] {
+            let (_, (), queue) = hub.poll_flush().expect("something is queued");
+            let bytes = frames.bytes().len();
+            queue.advance(bytes);
+            let is_blocked = true;
+            hub.handle_written(at(0), id, Written::Bytes { bytes, is_blocked });
+            assert_eq!(hub.poll_resumed(), is_read.then_some(id));
+            hub.check_invariants();
+            hub.handle_writable(id);
+        }
+        let entry = hub.table.get_mut(id).expect("it is there");
+        assert!(!entry.conn.queue.is_empty() && !entry.conn.is_paused());
+        assert_eq!(entry.conn.traffic.received_messages, 1);
+    }
+
+    #[test]
+    fn an_empty_line_moves_no_deadline() {
+        for is_admin in [false, true] {
+            let mut hub = hub();
+            let id = accept(&mut hub, is_admin);
+            // An empty line behind the request is not the next one either.
+            hub.handle_bytes(at(1), id, &[HEALTH, b"\r\n"].concat());
+            flush(&mut hub, at(1));
+            let kept = deadline(&mut hub, id);
+            let secs = if is_admin { 120 } else { 10 };
+            assert_eq!(kept, Some(at(1 + secs).instant));
+            for (secs, bytes) in [(3, &b"\r\n"[..]), (5, b"\r"), (7, b"\n\r\n")] {
+                hub.handle_bytes(at(secs), id, bytes);
+                assert_eq!(deadline(&mut hub, id), kept, "{secs}");
+            }
+            hub.handle_bytes(at(9), id, b"\r\nG");
+            assert_eq!(deadline(&mut hub, id), Some(at(19).instant));
+        }
+    }
+
+    #[test]
+    fn a_call_with_many_steps_gives_way_after_some_and_is_not_slept_over() {
+        let mut hub = hub();
+        let listing = ApiCall::Connections {
+            of: ConnectionsOf::Channel(RoomName::new("r").expect("a good name")),
+            limit: 1,
+        };
+        let commands = vec![Ok(listing); 200];
+        let parallel = true;
+        let call = ApiCall::Batch { commands, parallel };
+        hub.handle_call(at(0), 1, ProgramCall::Api(call));
+        let mut turns = 0;
+        while hub.poll_answer().is_none() {
+            assert!(hub.has_backlog(), "asleep after {turns} turns");
+            turns += 1;
+            assert!(hub.handle_room(at(0), 0, 1000), "{turns}");
+        }
+        // 64 steps when it came, and 64 in each turn.
+        assert_eq!(turns, 3);
+        assert!(!hub.has_backlog());
     }
 }

@@ -50,6 +50,12 @@ pub fn parse_head(bytes: &[u8], head_bytes_max: usize) -> Head {
     }
 }
 
+/// Whether all of it is empty lines, which are to be ignored before a request (RFC 9112, section 2.2).
+#[must_use]
+pub fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+}
+
 /// Whether the request names the host it is for, exactly once (RFC 9112, section 3.2).
 #[must_use]
 pub fn has_valid_host(request: &Request<()>) -> bool {

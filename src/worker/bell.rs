@@ -13,7 +13,7 @@
 //!   └──────────────── loop: begin_look ───────────────────┘
 //! ```
 //!
-//! `tests/bell_loom.rs` takes this file and the mailbox's through every order of events.
+//! `tests/bell_loom.rs` takes this file and the mailbox's through the orders of events.
 
 use super::sync::{Arc, AtomicBool, AtomicU8, Ordering, Waker};
 
