@@ -1,5 +1,5 @@
 //! The list of mistakes that `tests/mutations/run` plants is one that can be planted: every text is
-//! still in its file, once, and every test is there.
+//! still in its file, once, every test is there, and every simulated one has its seed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,6 +16,8 @@ struct Mutation<'a> {
     file: &'a str,
     /// The test's file, or `lib`, and the test.
     test: (&'a str, &'a str),
+    /// The first seed with which a simulator finds it.
+    seed: Option<&'a str>,
     old: &'a str,
     new: &'a str,
 }
@@ -32,11 +34,13 @@ fn mutations(list: &str) -> Vec<Mutation<'_>> {
                 lines.find_map(|line| line.strip_prefix(name)).expect(name)
             };
             let mut test = field("test ").split(' ');
-            let (binary, test) = (test.next().expect("a file"), test.next().expect("a test"));
+            let binary = test.next().expect("a file");
+            let name_of_test = test.next().expect("a test");
             Mutation {
                 name: head.lines().next().expect("a name"),
                 file: field("file "),
-                test: (binary, test),
+                test: (binary, name_of_test),
+                seed: test.next(),
                 old,
                 new: new.trim_end_matches('\n'),
             }
@@ -48,17 +52,21 @@ fn mutations(list: &str) -> Vec<Mutation<'_>> {
 fn every_mistake_can_be_planted() {
     let list = read("tests/mutations/list");
     let mutations = mutations(&list);
-    assert!(mutations.len() >= 25, "{} mistakes", mutations.len());
+    assert!(mutations.len() >= 90, "{} mistakes", mutations.len());
     let mut names = BTreeSet::new();
     for Mutation {
         name,
         file,
         test: (binary, test),
+        seed,
         old,
         new,
     } in mutations
     {
         assert!(names.insert(name), "{name} is there twice");
+        let is_simulated = ["sim", "sim_cluster"].contains(&binary);
+        let is_seed = |seed: &str| seed.parse::<u64>().is_ok();
+        assert_eq!(seed.is_some_and(is_seed), is_simulated, "{name}: its seed");
         let times = read(file).matches(old).count();
         assert_eq!(times, 1, "{name}: how often its text is in {file}");
         assert_ne!(old, new, "{name} changes nothing");

@@ -268,8 +268,8 @@ impl Cluster {
                 }
             }
             12..16 => self.call(at),
-            16..19 => server.node.leave(prng),
-            19..21 => server.node.toggle_stall(prng),
+            16..19 => self.tally.note_deed(server.node.leave(prng)),
+            19..21 => self.tally.note_deed(server.node.toggle_stall(prng)),
             21..26 => self.take_part(at),
             26..88 => self.turn_partly(at),
             88..95 => self.pass_time(),

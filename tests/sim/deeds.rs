@@ -232,17 +232,21 @@ impl World {
             Endpoint::Commands => &OF_COMMANDS[..],
             _ => &ABUSES[..],
         };
-        let (bytes, codes) = abuses[self.prng.below(abuses.len() as u64) as usize];
+        let (name, bytes, codes) = abuses[self.prng.below(abuses.len() as u64) as usize];
         say(|| format!("client {index} sends {bytes:02x?}"));
         client.abuse = Some(codes);
-        let first = codes[0];
-        self.tally.note(format!("abuse {first}"));
+        self.tally.note(format!("abuse: {name}"));
         client.upstream.extend(bytes);
     }
 
     /// Some client leaves, in one way or another.
     pub(super) fn leave(&mut self) {
-        self.node.leave(&mut self.prng);
+        self.tally.note_deed(self.node.leave(&mut self.prng));
+    }
+
+    /// Some client stops reading, or begins to read on.
+    pub(super) fn stall(&mut self) {
+        self.tally.note_deed(self.node.toggle_stall(&mut self.prng));
     }
 }
 
@@ -254,37 +258,39 @@ fn room(prng: &mut Prng) -> String {
     }
 }
 
-/// Bytes that break a rule, and what they may be closed with.
-type Abuse = (&'static [u8], &'static [u16]);
+/// What rule is broken, the bytes that do it, and what they may be closed with.
+type Abuse = (&'static str, &'static [u8], &'static [u16]);
 
 const ABUSES: [Abuse; 12] = [
-    // Reserved bits.
-    (b"\xf1\x80\0\0\0\0", &[1002]),
-    // No mask.
-    (b"\x81\x02hi", &[1002]),
-    // Too large.
-    (b"\x82\xff\x00\x00\x00\x7f\xff\xff\xff\xff\0\0\0\0", &[1009]),
-    (b"\x82\xfe\xff\xff\0\0\0\0", &[1009]),
-    // Nothing to continue.
-    (b"\x80\x81\0\0\0\0x", &[1002]),
-    // Not UTF-8.
-    (b"\x81\x82\0\0\0\0\xc3\x28", &[1007]),
-    // A control frame that is too long, and one in parts.
-    (b"\x89\xfe\x00\x7e\0\0\0\0", &[1002]),
-    (b"\x09\x80\0\0\0\0", &[1002]),
-    // Close frames with half a code, and with one that nobody may send.
-    (b"\x88\x81\0\0\0\0\x03", &[1002]),
-    (b"\x88\x82\0\0\0\0\x03\xed", &[1002]),
-    // No such kind of frame.
-    (b"\x83\x80\0\0\0\0", &[1002]),
-    // A message within another.
-    (b"\x01\x81\0\0\0\0a\x01\x81\0\0\0\0b", &[1002]),
+    ("reserved bits", b"\xf1\x80\0\0\0\0", &[1002]),
+    ("no mask", b"\x81\x02hi", &[1002]),
+    (
+        "far too large",
+        b"\x82\xff\x00\x00\x00\x7f\xff\xff\xff\xff\0\0\0\0",
+        &[1009],
+    ),
+    ("too large", b"\x82\xfe\xff\xff\0\0\0\0", &[1009]),
+    ("nothing to continue", b"\x80\x81\0\0\0\0x", &[1002]),
+    ("no UTF-8", b"\x81\x82\0\0\0\0\xc3\x28", &[1007]),
+    ("a long ping", b"\x89\xfe\x00\x7e\0\0\0\0", &[1002]),
+    ("a ping in parts", b"\x09\x80\0\0\0\0", &[1002]),
+    ("half a code", b"\x88\x81\0\0\0\0\x03", &[1002]),
+    ("a code nobody sends", b"\x88\x82\0\0\0\0\x03\xed", &[1002]),
+    ("no kind of frame", b"\x83\x80\0\0\0\0", &[1002]),
+    (
+        "a message within another",
+        b"\x01\x81\0\0\0\0a\x01\x81\0\0\0\0b",
+        &[1002],
+    ),
 ];
 
 const OF_COMMANDS: [Abuse; 4] = [
-    // No JSON; nothing at all; a second connect; a pong that nobody has asked for.
-    (b"\x81\x81\0\0\0\0{", &[3501]),
-    (b"\x81\x80\0\0\0\0", &[3501]),
-    (b"\x81\x95\0\0\0\0{\"id\":9,\"connect\":{}}", &[3501]),
-    (b"\x81\x84\0\0\0\0{}\n{", &[3501]),
+    ("no JSON", b"\x81\x81\0\0\0\0{", &[3501]),
+    ("no command", b"\x81\x80\0\0\0\0", &[3501]),
+    (
+        "a second connect",
+        b"\x81\x95\0\0\0\0{\"id\":9,\"connect\":{}}",
+        &[3501],
+    ),
+    ("a pong unasked", b"\x81\x84\0\0\0\0{}\n{", &[3501]),
 ];

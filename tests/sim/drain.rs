@@ -43,7 +43,7 @@ impl World {
             for _ in 0..self.prng.below(8) {
                 match self.prng.below(11) {
                     0 => self.come(),
-                    1 => self.node.toggle_stall(&mut self.prng),
+                    1 => self.stall(),
                     2 => self.call(),
                     3 => self.leave(),
                     4 => self.control(),

@@ -458,7 +458,10 @@ impl World {
                     let earliest = self.log.place_of_last(&join.room, join.at, count);
                     self.may_have_forgotten(&join.room, earliest)
                 }
-                // Nothing is owed to it of what was there before.
+                // Nothing is owed to it of what was there before, and without history all is held.
+                _ if self.limits.history_publications_max == 0 => {
+                    !(self.log).is_held_from(&join.room, join.at, &self.limits, self.elapsed)
+                }
                 _ => self.may_have_forgotten(&join.room, join.at),
             }
         })
@@ -467,8 +470,10 @@ impl World {
     /// Whether some of a room's log from `place` on is not there for certain.
     fn may_have_forgotten(&self, room: &str, place: usize) -> bool {
         let kept_from = self.log.kept_from(room, &self.limits, self.elapsed);
-        let mut rest = self.log.room(room).iter().skip(place);
-        kept_from.is_none_or(|kept_from| kept_from > place) || rest.any(|entry| entry.is_passing)
+        let held = self
+            .log
+            .is_held_from(room, place, &self.limits, self.elapsed);
+        kept_from.is_none_or(|kept_from| kept_from > place) || !held
     }
 
     /// Whether a member that came with a time is certain to have had all since: something older was

@@ -115,16 +115,46 @@ impl Log {
         }
         let forgotten = self.forgotten.get(room).copied().unwrap_or(0);
         let entries = self.room(room);
-        let mut bytes = 0;
+        let (mut count, mut bytes) = (0, 0);
         let kept = entries[forgotten.min(entries.len())..]
             .iter()
             .rev()
-            .take(limits.history_publications_max)
             .take_while(|entry| {
+                if entry.is_passing {
+                    return true;
+                }
+                count += 1;
                 bytes += entry.payload.len();
-                bytes <= limits.history_bytes_max && now < entry.at + limits.history_ttl
+                count <= limits.history_publications_max
+                    && bytes <= limits.history_bytes_max
+                    && now < entry.at + limits.history_ttl
             });
         Some(entries.len() - kept.count())
+    }
+
+    /// Whether what came from `place` on and was not to be kept is held for certain, for whoever is
+    /// catching up since then.
+    pub(crate) fn is_held_from(
+        &self,
+        room: &str,
+        place: usize,
+        limits: &Limits,
+        now: Duration,
+    ) -> bool {
+        let keeps_any = limits.history_publications_max > 0;
+        let rest = self.room(room).iter().skip(place);
+        let passing: Vec<_> = rest
+            .filter(|entry| entry.is_passing || !keeps_any)
+            .collect();
+        let bytes: usize = passing.iter().map(|entry| entry.payload.len()).sum();
+        passing.is_empty()
+            || (passing.len() <= limits.outbound_publications_max
+                && bytes <= limits.outbound_bytes_max
+                && passing
+                    .iter()
+                    .all(|entry| now < entry.at + limits.history_ttl)
+                && self.forgotten.get(room).is_none_or(|until| *until <= place)
+                && limits.history_memory_bytes_max >= AMPLE_BYTES)
     }
 
     /// From where on all are newer than a time in milliseconds since 1970.

@@ -99,9 +99,9 @@ impl Node {
         for shard in &self.shards {
             shard.check_invariants();
         }
-        for (worker, jobs) in self.jobs.iter().enumerate() {
+        for worker in 0..self.jobs.len() {
             assert!(
-                jobs.len() + self.shards[worker].open_jobs() <= self.limits.jobs_max,
+                self.open_jobs(worker) <= self.limits.jobs_max,
                 "worker {worker} has too many jobs"
             );
         }
@@ -245,9 +245,9 @@ impl Node {
         say(|| format!("client {index} sends {count} messages, {all} in all"));
     }
 
-    /// Some client leaves, in one way or another.
-    pub(crate) fn leave(&mut self, prng: &mut Prng) {
-        let Some(index) = self.pick(prng) else { return };
+    /// Some client leaves, in one way or another; returns what it does.
+    pub(crate) fn leave(&mut self, prng: &mut Prng) -> Option<&'static str> {
+        let index = self.pick(prng)?;
         let client = &mut self.clients[index];
         let word = match prng.below(3) {
             0 if client.is_sending() && client.plan.is_websocket() => {
@@ -263,18 +263,35 @@ impl Node {
                 client.is_reset = true;
                 "breaks its connection"
             }
-            _ => return,
+            _ => return None,
         };
         say(|| format!("client {index} {word}"));
+        Some(word)
     }
 
-    pub(crate) fn toggle_stall(&mut self, prng: &mut Prng) {
-        if let Some(index) = self.pick(prng) {
-            let is_stalled = &mut self.clients[index].is_stalled;
-            *is_stalled ^= true;
-            let word = if *is_stalled { "stops" } else { "begins" };
-            say(|| format!("client {index} {word} reading"));
-        }
+    /// Some client stops reading, or begins to read on; returns which.
+    pub(crate) fn toggle_stall(&mut self, prng: &mut Prng) -> Option<&'static str> {
+        let index = self.pick(prng)?;
+        let is_stalled = &mut self.clients[index].is_stalled;
+        *is_stalled ^= true;
+        let word = if *is_stalled {
+            "stops reading"
+        } else {
+            "begins to read"
+        };
+        say(|| format!("client {index} {word}"));
+        Some(word)
+    }
+
+    /// Whether some worker takes no more jobs.
+    pub(crate) fn has_full_worker(&self) -> bool {
+        let mut workers = 0..self.jobs.len();
+        workers.any(|worker| self.open_jobs(worker) >= self.limits.jobs_max)
+    }
+
+    /// How many jobs a worker has: those that wait, and those begun.
+    fn open_jobs(&self, worker: usize) -> usize {
+        self.jobs[worker].len() + self.shards[worker].open_jobs()
     }
 
     /// Some client reads a part of what is there.
@@ -368,8 +385,7 @@ impl Node {
 
     pub(crate) fn grant_room(&mut self, now: Now) {
         for worker in 0..self.jobs.len() {
-            let open = self.jobs[worker].len() + self.shards[worker].open_jobs();
-            let room = self.limits.jobs_max.saturating_sub(open);
+            let room = self.limits.jobs_max.saturating_sub(self.open_jobs(worker));
             self.hub.handle_room(now, worker, room);
         }
         self.hand_over();

@@ -116,7 +116,8 @@ impl Scenario<'_> {
         panic!(
             "seed {seed} fails in {few_len} of {all_len} steps, as above: {location}: {message}\n\
              to run them again: ROOMCAST_SIM_SEED={seed} ROOMCAST_SIM_STEPS={text} \
-             cargo test … {name}",
+             cargo test --test {file} {name}",
+            file = env!("CARGO_CRATE_NAME"),
             few_len = few.len(),
             all_len = self.steps,
         );

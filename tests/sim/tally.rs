@@ -15,6 +15,13 @@ impl Tally {
         *self.0.entry(what.into()).or_default() += 1;
     }
 
+    /// What a client does, if it does anything.
+    pub(crate) fn note_deed(&mut self, deed: Option<&str>) {
+        if let Some(deed) = deed {
+            self.note(format!("a client {deed}"));
+        }
+    }
+
     /// # Panics
     /// If one of these has never happened.
     pub(crate) fn assert_all(&self, names: &[&str]) {

@@ -212,7 +212,7 @@ impl World {
             23 => self.control(),
             24..27 => self.leave(),
             27 => self.misbehave(),
-            28..31 => self.node.toggle_stall(&mut self.prng),
+            28..31 => self.stall(),
             31..50 => {
                 let now = self.now();
                 self.node.receive(now, &mut self.prng);
@@ -252,6 +252,9 @@ impl World {
             }
         }
         self.node.check_invariants();
+        if self.node.has_full_worker() {
+            self.tally.note("trouble: a worker is full");
+        }
         self.count_refusals();
         let rooms: usize = self.node.shards.iter().map(RoomShard::rooms_len).sum();
         assert_eq!(rooms, self.budget.used(), "places of rooms");
