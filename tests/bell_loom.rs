@@ -1,8 +1,9 @@
-//! The bell and the mailbox in every order of events: no loop sleeps over what was left for it.
+//! The bell and the mailbox in the orders of events: no loop sleeps over what was left for it.
 //!
 //! The files are those of the daemon, `src/worker/bell.rs` and `src/worker/mailbox.rs`; what they are
 //! made of comes from `bell_loom/sync.rs`. loom runs each scenario again and again, until every order
-//! of its threads and every value that a load may return has had its turn. A loop that sleeps for ever
+//! of its threads and every value that a load may return has had its turn; where that would take hours,
+//! every order with as many forced changes of threads as the scenario says. A loop that sleeps for ever
 //! is a deadlock, which loom reports.
 //!
 //! [`Loop::turn`] does what `net::event_loop` does with `daemon::crews::Threads`, in that order. The

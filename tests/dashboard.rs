@@ -6,6 +6,8 @@ mod chromium;
 mod driven;
 mod harness;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use chromium::{Browser, Publisher};
@@ -319,13 +321,16 @@ fn the_dashboard_is_light_or_dark_and_shows_a_range() {
 
 #[test]
 fn a_drain_is_a_straight_line_and_is_called_so() {
-    const MEMBERS: u32 = 80;
-    const SECONDS: u32 = 8;
-    let mut daemon = Daemon::start(&["--drain-timeout", &format!("{SECONDS}s")]);
+    const MEMBERS: u32 = 120;
+    // What is asked of each point is a part of this: a page that does not get to run is late by a second.
+    const DRAIN: Duration = Duration::from_secs(12);
+    let mut daemon = Daemon::start(&["--drain-timeout", &format!("{}s", DRAIN.as_secs())]);
     let mut browser = watch(&daemon);
     let members: Vec<_> = (0..MEMBERS)
         .map(|_| Client::connect(&daemon, "/ws?room=r"))
-        .map(|mut member| std::thread::spawn(move || member.drain_to_close(3001, "shutdown")))
+        .map(|mut member| {
+            std::thread::spawn(move || member.expect_close_within(DRAIN, 3001, "shutdown"))
+        })
         .collect();
     browser.wait("d", ".tile[data-key=websockets] b", &MEMBERS.to_string());
     daemon.signal(Signal::Term);
@@ -338,7 +343,7 @@ fn a_drain_is_a_straight_line_and_is_called_so() {
     browser.wait_state("d", "away", "drained and gone since");
     assert!(daemon.wait_exit().success());
     for member in members {
-        assert_eq!(member.join().expect("it was told to leave"), []);
+        member.join().expect("it was told to leave");
     }
     // Times and WebSockets from the first figures of a daemon that drained.
     let line =
@@ -348,7 +353,7 @@ fn a_drain_is_a_straight_line_and_is_called_so() {
     assert!(line.len() >= 4, "{line:?}");
     let (_, at_first) = line[0];
     for (ms, left) in &line {
-        let expected = at_first - f64::from(MEMBERS) * ms / 1000.0 / f64::from(SECONDS);
+        let expected = at_first - f64::from(MEMBERS) * ms / 1000.0 / DRAIN.as_secs_f64();
         let is_near = (left - expected).abs() <= 0.15 * f64::from(MEMBERS);
         assert!(is_near, "{left} and not {expected} after {ms} ms: {line:?}");
     }

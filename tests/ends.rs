@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use harness::{
     Client, Daemon, Dial, Frame, Message, Signal, Start, Trial, Wire, Witness, opcode,
-    upgrade_request, wait_until,
+    upgrade_request,
 };
 
 const NORMAL: &[&str] = &["normal"];
@@ -16,8 +16,6 @@ const PROTOCOL: &[&str] = &["protocol"];
 
 /// The daemon's patience with a peer that does not answer its close is three seconds.
 const LINGER_MAX: Duration = Duration::from_secs(5);
-
-const MIB: u64 = 1024 * 1024;
 
 // --- The peer closes ------------------------------------------------------------------------------
 
@@ -300,46 +298,6 @@ fn an_idle_daemon_uses_no_cpu() {
     let used = daemon.cpu_time() - before;
     assert!(used < Duration::from_millis(50), "{used:?} of 500 ms");
     drop(members);
-}
-
-#[test]
-fn ten_thousand_connects_and_resets_leave_nothing_behind() {
-    let daemon = Daemon::start(&[]);
-    let idle_files = daemon.open_files();
-    let mut witness = Witness::in_room(&daemon, "storm");
-    let addr = daemon.addr();
-    let head = upgrade_request(addr, "/ws?room=storm", &[]);
-    let half_frame = Frame::text(&"x".repeat(5000)).bytes();
-    let storm = |round: usize| {
-        let mut wire = Wire::connect(addr);
-        match round % 4 {
-            0 => {}
-            1 => wire.send(&head[..head.len() / 2]),
-            2 => wire.send(&head),
-            _ => {
-                let mut client = Dial::new(addr, "/ws?room=storm").connect();
-                client.send_bytes(&half_frame[..half_frame.len() / 2]);
-                client.reset();
-            }
-        }
-        wire.reset();
-    };
-    let settle = || {
-        daemon.wait_members(2);
-        daemon.wait_metric("roomcast_connections", |now| now <= 3.0);
-        wait_until("files closed", || daemon.open_files() <= idle_files + 2);
-    };
-    // The first thousand pay for what the daemon keeps for reuse.
-    (0..1000).for_each(storm);
-    settle();
-    let before = daemon.rss_bytes();
-    for block in 0..9 {
-        (block * 1000..(block + 1) * 1000).for_each(storm);
-        witness.assert_served();
-    }
-    settle();
-    daemon.wait_rss_at_most(before + 2 * MIB);
-    witness.assert_served();
 }
 
 // --- Signals --------------------------------------------------------------------------------------

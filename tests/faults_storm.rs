@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Api, Crowd, DEADLINE, Daemon, Wire, pace, publish_numbered, upgrade_request, wait_until,
+    Api, Crowd, DEADLINE, Daemon, Frame, Wire, pace, publish_numbered, upgrade_request, wait_until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -69,13 +69,19 @@ fn connect_and_reset(daemon: &Daemon, host: u8, number: usize) {
     let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, host));
     let mut wire = Wire::connect_from(daemon.addr(), source, None);
     let request = upgrade_request(daemon.addr(), "/ws?room=storm", &[]);
-    match number % 4 {
+    match number % 5 {
         0 => {}
         1 => wire.send(&request[..request.len() / 2]),
         2 => wire.send(&request),
+        3 => {
+            wire.send(&request);
+            wire.recv_some();
+        }
         _ => {
             wire.send(&request);
             wire.recv_some();
+            let frame = Frame::text(&"x".repeat(5000)).bytes();
+            wire.send(&frame[..frame.len() / 2]);
         }
     }
     wire.reset();

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use harness::{
-    Api, Certificate, Client, DEADLINE, Daemon, Dial, Start, narrow_listener, opcode,
+    Api, Certificate, Client, DEADLINE, Daemon, Dial, Start, hoard, narrow_listener,
     upgrade_request, wait_until,
 };
 use rustls::crypto::ring::default_provider;
@@ -79,6 +79,12 @@ fn publish(api: &mut Api, member: &mut Client, count: usize, payload: &str) {
     }
 }
 
+/// It was the limit that closed connections, and no bound of their own.
+fn assert_only_for_memory(daemon: &Daemon) {
+    assert_eq!(daemon.closes("slow"), 0.0);
+    assert_eq!(daemon.closes("write_timeout"), 0.0);
+}
+
 /// `STALLED` members of a busy room and one that reads, `count` publications, and a limit.
 fn stay_within(limit_mib: u64, count: usize, payload: &str) {
     const STALLED: usize = 5000;
@@ -111,7 +117,7 @@ fn stay_within(limit_mib: u64, count: usize, payload: &str) {
         "the process has taken {peak} of {limit} bytes"
     );
     daemon.wait_log(" connections with the largest queues were closed");
-    assert_eq!(daemon.closes("slow"), 0.0);
+    assert_only_for_memory(&daemon);
 
     drop(members);
     wait_until("all is well again", || {
@@ -148,7 +154,8 @@ fn a_thousand_stalled_members_over_tls_do_not_take_more_than_the_limit() {
     let (cert, key) = (certificate.cert(), certificate.key());
     let tls = ["--tls-cert", &cert, "--tls-key", &key];
     let limit = ["--memory-limit", "40MiB", "--ping-interval", "off"];
-    let daemon = start(&[tls, limit].concat());
+    let patience = ["--write-timeout", "60s"];
+    let daemon = start(&[&tls[..], &limit, &patience].concat());
     let config = tls_clients(&certificate);
     let members: Vec<TcpStream> = (0..STALLED)
         .map(|_| stalled_over_tls(&daemon, &config, "/ws?room=busy"))
@@ -166,7 +173,7 @@ fn a_thousand_stalled_members_over_tls_do_not_take_more_than_the_limit() {
     }
     let peak = daemon.peak_rss_bytes();
     assert!(peak <= LIMIT, "the process has taken {peak} bytes");
-    assert_eq!(daemon.closes("slow"), 0.0);
+    assert_only_for_memory(&daemon);
 
     drop(members);
     wait_until("all is well again", || {
@@ -185,6 +192,7 @@ fn the_largest_queues_are_closed_first_and_are_told() {
         "--outbound-queue-size=8MiB",
         "--history-size=0",
         "--ping-interval=off",
+        "--write-timeout=60s",
     ]);
     let small: Vec<Client> = (0..MEMBERS)
         .map(|number| stalled(&daemon, number, "room=small"))
@@ -230,6 +238,7 @@ fn the_largest_queues_are_closed_first_and_are_told() {
     member.drain_to_close(3008, "slow");
     let line = daemon.expect_closed(member.local_addr());
     assert!(line.contains(" reason=memory code=3008 "), "{line}");
+    assert_only_for_memory(&daemon);
 }
 
 #[test]
@@ -238,16 +247,7 @@ fn where_closing_does_not_help_new_connections_are_refused() {
         .args(&["--memory-limit", "40MiB", "--max-message-size", "512KiB"])
         .start();
     let mut member = Client::connect(&daemon, "/ws?room=calm");
-    // Messages that never end are no send queue's.
-    let part = vec![b'x'; 400 << 10];
-    let hoard: Vec<Client> = (0..200)
-        .map_while(|_| {
-            let dial = Dial::new(daemon.addr(), "/ws?room=hoard");
-            let mut client = dial.try_connect().ok()?;
-            client.send_frame(false, 0, opcode::BINARY, true, &part);
-            Some(client)
-        })
-        .collect();
+    let hoard = hoard(&daemon);
     wait_until("the memory is short", || {
         daemon.metric("roomcast_memory_pressure") == 2.0
     });

@@ -40,6 +40,19 @@ impl Message {
     }
 }
 
+/// Clients whose messages never end, of 400 KiB each so far, until one is refused: memory of the daemon
+/// that no close of a slow member gives back.
+pub(crate) fn hoard(daemon: &Daemon) -> Vec<Client> {
+    let part = vec![b'x'; 400 << 10];
+    let clients = (0..200).map_while(|_| {
+        let dial = Dial::new(daemon.addr(), "/ws?room=hoard");
+        let mut client = dial.try_connect().ok()?;
+        client.send_frame(false, 0, opcode::BINARY, true, &part);
+        Some(client)
+    });
+    clients.collect()
+}
+
 /// An upgrade request for `target`, with `headers` after the usual ones.
 pub(crate) fn upgrade_request(addr: SocketAddr, target: &str, headers: &[(&str, &str)]) -> String {
     let mut request = format!(
@@ -251,6 +264,13 @@ impl Client {
     pub(crate) fn expect_close<'r>(&mut self, code: u16, reason: impl Into<Option<&'r str>>) {
         let message = self.recv();
         self.check_close(message, code, reason.into());
+    }
+
+    /// The same, where it may take `span` longer than usual.
+    pub(crate) fn expect_close_within(&mut self, span: Duration, code: u16, reason: &str) {
+        let message = self.recv_within(span + DEADLINE);
+        let message = message.unwrap_or_else(|| panic!("no close within {span:?}"));
+        self.check_close(message, code, Some(reason));
     }
 
     /// Reads what was queued before the close that must come, and returns it. The close is checked

@@ -8,16 +8,22 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 /// Calls `condition` until it yields a value, and returns that.
 ///
 /// Panics after [`DEADLINE`], naming `what`.
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(DEADLINE, what, condition)
+}
+
+/// The same for what may take longer by the product's own times: panics after `span`.
+pub(crate) fn wait_within<T>(
+    span: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + span;
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{what}: not so within {DEADLINE:?}"
-        );
+        assert!(Instant::now() < deadline, "{what}: not so within {span:?}");
         breathe();
     }
 }
